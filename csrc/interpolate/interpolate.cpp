@@ -1,0 +1,237 @@
+// interpolate: argument checks, allocation, and who computes which part.
+#include "interpolate/interpolate.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/searchsorted.h>
+#include <ATen/ops/sort.h>
+#include <ATen/ops/zeros.h>
+
+#include <memory>
+#include <tuple>
+
+#include "common/checks.h"
+#include "common/device.h"
+#include "common/partition.h"
+#include "interpolate/interpolate_host.h"
+
+namespace grad {
+
+void check_coords(const at::Tensor& coords, const char* name, const at::Tensor& grid, const char* grid_name) {
+  check_shape(coords.dim() == 2 && coords.size(1) == grid.dim() - 1, coords, name,
+              "(N, D) with D = " + std::to_string(grid.dim() - 1) + ", the spatial axes of " + grid_name);
+  check_floating(coords, name);
+  check_same_device(coords, name, grid, grid_name);
+}
+
+namespace {
+
+// grad_out may be the (N, C) values' gradient, or (N, P, C / P) runs of it with adjacent columns.
+RowLayout layout_of(const at::Tensor& values) {
+  if (values.dim() == 2) return {values.stride(0), std::max<int64_t>(values.size(1), 1), 0};
+  return {values.stride(0), std::max<int64_t>(values.size(2), 1), values.stride(1)};
+}
+
+template <int D, typename T, typename G>
+void forward_cpu(const InterpolateForward<T, G>& args, int64_t rows) {
+  const Partition column_parts = forward_columns(args.columns);
+  const Partition row_parts = forward_rows(rows, column_parts.width);
+  const int64_t parts = column_parts.count() * row_parts.count();
+  at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      interpolate_forward_cpu<D>(args, row_parts[part % row_parts.count()],
+                                 column_parts[part / row_parts.count()]);
+    }
+  });
+}
+
+// Each part of the rows sums into a gradient of the grid of its own.
+template <int D, typename T, typename G>
+void backward_cpu_by_rows(const InterpolateBackward<T, G>& args, const Partition& parts, int64_t cells,
+                          G* grad_grid, Accumulate<T>* grad_coords) {
+  using A = Accumulate<T>;
+  const int64_t size = cells * args.columns;
+  std::unique_ptr<A[]> sums(grad_grid ? new A[parts.count() * size]() : nullptr);
+  at::parallel_for(0, parts.count(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      interpolate_backward_cpu<D>(args, parts[part], {0, args.columns}, sums ? &sums[part * size] : nullptr,
+                                  grad_coords);
+    }
+  });
+  if (grad_grid) {
+    at::parallel_for(0, size, 4096, [&](int64_t begin, int64_t end) {
+      sum_parts(sums.get(), parts.count(), size, {begin, end}, grad_grid);
+    });
+  }
+}
+
+// Each part owns some columns of the grid's gradient, and has a share in each coordinate's gradient.
+template <int D, typename T, typename G>
+void backward_cpu_by_columns(const InterpolateBackward<T, G>& args, int64_t rows, int64_t cells, G* grad_grid,
+                             Accumulate<T>* grad_coords) {
+  using A = Accumulate<T>;
+  const Partition parts = backward_columns(args.columns, cells);
+  std::unique_ptr<A[]> shares(grad_coords ? new A[parts.count() * rows * D]() : nullptr);
+  at::parallel_for(0, parts.count(), 1, [&](int64_t begin, int64_t end) {
+    std::unique_ptr<A[]> sums(grad_grid ? new A[cells * parts.width] : nullptr);
+    for (int64_t part = begin; part < end; ++part) {
+      const Range columns = parts[part];
+      if (sums) std::fill_n(sums.get(), cells * columns.size(), A{0});
+      interpolate_backward_cpu<D>(args, {0, rows}, columns, sums.get(),
+                                  shares ? &shares[part * rows * D] : nullptr);
+      for (int64_t cell = 0; sums && cell < cells; ++cell) {
+        for (int64_t c = 0; c < columns.size(); ++c) {
+          store(grad_grid + cell * args.columns + columns.begin + c, sums[cell * columns.size() + c]);
+        }
+      }
+    }
+  });
+  if (grad_coords) sum_parts(shares.get(), parts.count(), rows * D, {0, rows * D}, grad_coords);
+}
+
+template <int D, typename T, typename G>
+void backward_cpu(const InterpolateBackward<T, G>& args, int64_t rows, G* grad_grid,
+                  Accumulate<T>* grad_coords) {
+  const int64_t cells = args.lattice.cells(D);
+  const Partition parts = backward_rows(rows, cells);
+  if (parts.count() > 1 && args.columns <= 2048) {
+    backward_cpu_by_rows<D>(args, parts, cells, grad_grid, grad_coords);
+  } else {
+    backward_cpu_by_columns<D>(args, rows, cells, grad_grid, grad_coords);
+  }
+}
+
+// Grids too large for a block's shared memory: atomics, or the corners sorted by cell.
+template <int D, typename T, typename G>
+void backward_cuda_large(const InterpolateBackward<T, G>& args, int64_t rows, const at::Tensor& grad_grid,
+                         Accumulate<T>* grad_coords, bool deterministic,
+                         const at::TensorOptions& accumulate) {
+  using A = Accumulate<T>;
+  if (!grad_grid.defined() || deterministic) {
+    interpolate_backward_atomic_cuda<D>(args, rows, static_cast<A*>(nullptr), grad_coords, current_stream());
+    check_launch();
+  }
+  if (!grad_grid.defined()) return;
+  if (!deterministic) {
+    const at::Tensor sums = at::zeros(grad_grid.sizes(), accumulate);
+    interpolate_backward_atomic_cuda<D>(args, rows, data<A>(sums), grad_coords, current_stream());
+    check_launch();
+    grad_grid.copy_(sums);
+    return;
+  }
+  const int64_t cells = args.lattice.cells(D);
+  const at::Tensor corner_cells = at::empty({rows << D}, accumulate.dtype(at::kInt));
+  corner_cells_cuda<D>(args, rows, data<int>(corner_cells), current_stream());
+  check_launch();
+  const auto [sorted, order] = at::sort(corner_cells, /*stable=*/true, /*dim=*/0, /*descending=*/false);
+  const at::Tensor begin = at::searchsorted(sorted, at::arange(cells + 1, sorted.options()));
+  interpolate_backward_sorted_cuda<D>(args, data<int64_t>(order), data<int64_t>(begin), data<G>(grad_grid),
+                                      current_stream());
+  check_launch();
+}
+
+template <int D, typename T, typename G>
+void backward_cuda(const InterpolateBackward<T, G>& args, int64_t rows, const at::Tensor& grad_grid,
+                   Accumulate<T>* grad_coords, bool deterministic, const at::TensorOptions& accumulate) {
+  using A = Accumulate<T>;
+  const ColumnPlan plan = plan_columns_cuda<D>(args, rows);
+  if (!plan.fits) {
+    backward_cuda_large<D>(args, rows, grad_grid, grad_coords, deterministic, accumulate);
+    return;
+  }
+  const int64_t values = grad_grid.defined() ? grad_grid.numel() : 0;
+  const at::Tensor grid_workspace = at::empty({plan.grid_workspace(values)}, accumulate);
+  const at::Tensor coords_workspace =
+      at::empty({plan.coords_workspace(grad_coords ? rows * D : 0)}, accumulate);
+  interpolate_backward_columns_cuda<D>(args, plan, rows, data<G>(grad_grid), grad_coords,
+                                       data<A>(grid_workspace), data<A>(coords_workspace), current_stream());
+  check_launch();
+}
+
+at::Tensor interpolate(const at::Tensor& coords, const at::Tensor& grid, bool align_corners, bool border) {
+  make_lattice(grid, align_corners, border);
+  check_floating(grid, "grid");
+  check_coords(coords, "coords", grid, "grid");
+  const c10::DeviceGuard guard(grid.device());
+  const at::Tensor out = at::empty({coords.size(0), grid.size(-1)}, grid.options());
+  interpolate_into(coords, grid, align_corners, border, out, layout_of(out));
+  return out;
+}
+
+}  // namespace
+
+void interpolate_into(const at::Tensor& coords, const at::Tensor& grid, bool align_corners, bool border,
+                      const at::Tensor& out, const RowLayout& layout) {
+  const Lattice lattice = make_lattice(grid, align_corners, border);
+  const at::Tensor positions = coords.to(accumulate_type(out.scalar_type())).contiguous();
+  const at::Tensor cells = grid.contiguous();
+  const int64_t rows = coords.size(0);
+  dispatch_types(out.scalar_type(), grid.scalar_type(), [&](auto* value, auto* cell) {
+    using T = std::remove_pointer_t<decltype(value)>;
+    using G = std::remove_pointer_t<decltype(cell)>;
+    dispatch_dims(coords.size(1), [&](auto constant) {
+      constexpr int D = decltype(constant)::value;
+      const InterpolateForward<T, G> args{
+          data<Accumulate<T>>(positions), data<G>(cells), data<T>(out), layout, grid.size(-1), lattice};
+      if constexpr (kWithCuda) {
+        if (out.is_cuda()) {
+          interpolate_forward_cuda<D>(args, rows, current_stream());
+          return check_launch();
+        }
+      }
+      forward_cpu<D>(args, rows);
+    });
+  });
+}
+
+std::tuple<at::Tensor, at::Tensor> interpolate_backward(const at::Tensor& grad_out, const at::Tensor& coords,
+                                                        const at::Tensor& grid, bool align_corners,
+                                                        bool border, bool need_coords, bool need_grid,
+                                                        bool deterministic) {
+  const Lattice lattice = make_lattice(grid, align_corners, border);
+  check_coords(coords, "coords", grid, "grid");
+  const int64_t rows = coords.size(0), columns = grid.size(-1), dims = coords.size(1);
+  check_shape((grad_out.dim() == 2 || grad_out.dim() == 3) && grad_out.size(0) == rows &&
+                  grad_out.numel() == rows * columns,
+              grad_out, "grad_out", "(N, C) or (N, P, C / P) like the values that were looked up");
+  check_same_device(grad_out, "grad_out", grid, "grid");
+  check_type_pair(grad_out, "grad_out", grid, "grid");
+  const c10::DeviceGuard guard(grid.device());
+  const auto accumulate = grad_out.options().dtype(accumulate_type(grad_out.scalar_type()));
+  const at::Tensor values = with_adjacent_columns(grad_out);
+  const at::Tensor positions = coords.to(accumulate.dtype()).contiguous();
+  const at::Tensor cells = grid.contiguous();
+  const at::Tensor grad_coords = at::empty({need_coords ? rows : 0, dims}, accumulate);
+  const at::Tensor grad_grid = need_grid ? at::empty(grid.sizes(), grid.options()) : at::Tensor();
+  dispatch_types(values.scalar_type(), grid.scalar_type(), [&](auto* value, auto* cell) {
+    using T = std::remove_pointer_t<decltype(value)>;
+    using G = std::remove_pointer_t<decltype(cell)>;
+    using A = Accumulate<T>;
+    dispatch_dims(dims, [&](auto constant) {
+      constexpr int D = decltype(constant)::value;
+      const InterpolateBackward<T, G> args{data<A>(positions), data<G>(cells), data<T>(values),
+                                           layout_of(values),  columns,        lattice};
+      A* to_coords = need_coords ? data<A>(grad_coords) : nullptr;
+      if constexpr (kWithCuda) {
+        if (grid.is_cuda())
+          return backward_cuda<D>(args, rows, grad_grid, to_coords, deterministic, accumulate);
+      }
+      backward_cpu<D>(args, rows, data<G>(grad_grid), to_coords);
+    });
+  });
+  return {grad_coords.to(coords.scalar_type()), need_grid ? grad_grid : at::empty({0}, grid.options())};
+}
+
+namespace {
+
+void register_interpolate(torch::Library& library) {
+  library.impl("interpolate", &interpolate);
+  library.impl("interpolate_backward", &interpolate_backward);
+}
+
+}  // namespace
+
+GRAD_REGISTER(register_interpolate)
+
+}  // namespace grad

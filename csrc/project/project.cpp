@@ -1,0 +1,282 @@
+// project: argument checks, allocation, and who computes which part.
+#include "project/project.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/matmul.h>
+
+#include <memory>
+#include <tuple>
+
+#include "common/checks.h"
+#include "common/device.h"
+#include "common/partition.h"
+#include "interpolate/interpolate_host.h"
+#include "project/project_host.h"
+
+namespace grad {
+
+void check_project(const ProjectInputs& inputs) {
+  const at::Tensor &hidden = inputs.hidden, &weight = inputs.weight, &bias = inputs.bias, &grid = inputs.grid;
+  make_lattice(grid, inputs.align_corners, inputs.border, inputs.grid_name);
+  const int64_t dims = grid.dim() - 1;
+  check_shape(hidden.dim() == 2, hidden, "hidden", "(N, Ch)");
+  check_shape(weight.dim() == 2 && weight.size(0) == dims && weight.size(1) == hidden.size(1), weight,
+              "weight", "(D, Ch) = (" + std::to_string(dims) + ", " + std::to_string(hidden.size(1)) + ")");
+  check_shape(bias.dim() == 1 && bias.size(0) == dims, bias, "bias",
+              "(D,) = (" + std::to_string(dims) + ",)");
+  check_type_pair(hidden, "hidden", grid, inputs.grid_name);
+  check_floating(weight, "weight");
+  check_floating(bias, "bias");
+  check_same_device(weight, "weight", hidden, "hidden");
+  check_same_device(bias, "bias", hidden, "hidden");
+  check_same_device(grid, inputs.grid_name, hidden, "hidden");
+  if (inputs.jitter_state.has_value()) {
+    const at::Tensor& state = *inputs.jitter_state;
+    check_shape(state.dim() == 1 && state.size(0) == 2 && state.scalar_type() == at::kLong, state,
+                "jitter_state", "(2,) int64, the pair (seed, offset)");
+    check_same_device(state, "jitter_state", hidden, "hidden");
+  }
+}
+
+namespace {
+
+// Contiguous copies where an input needs one, in the types that the kernels read.
+struct ProjectTensors {
+  at::Tensor hidden, weight, bias, grid, state;
+
+  explicit ProjectTensors(const ProjectInputs& inputs)
+      : hidden(with_adjacent_columns(inputs.hidden)), grid(inputs.grid.contiguous()) {
+    const at::ScalarType accumulate = accumulate_type(hidden.scalar_type());
+    weight = inputs.weight.to(accumulate).contiguous();
+    bias = inputs.bias.to(accumulate).contiguous();
+    if (inputs.jitter_state.has_value()) state = inputs.jitter_state->contiguous();
+  }
+
+  template <typename T, typename G>
+  ProjectArgs<T, G> args(const ProjectInputs& inputs) const {
+    using A = Accumulate<T>;
+    return {data<T>(hidden),
+            hidden.stride(0),
+            data<A>(weight),
+            data<A>(bias),
+            data<G>(grid),
+            hidden.size(1),
+            grid.size(-1),
+            make_lattice(grid, inputs.align_corners, inputs.border),
+            {data<int64_t>(state), static_cast<float>(inputs.jitter_probability),
+             static_cast<float>(inputs.jitter_std), inputs.jitter_per_batch}};
+  }
+};
+
+// Calls body(args, std::integral_constant<int, D>) with the template arguments of these inputs.
+template <typename Body>
+void dispatch_project(const ProjectInputs& inputs, const ProjectTensors& tensors, Body&& body) {
+  dispatch_types(tensors.hidden.scalar_type(), tensors.grid.scalar_type(), [&](auto* value, auto* cell) {
+    using T = std::remove_pointer_t<decltype(value)>;
+    using G = std::remove_pointer_t<decltype(cell)>;
+    dispatch_dims(inputs.grid.dim() - 1, [&](auto dims) { body(tensors.args<T, G>(inputs), dims); });
+  });
+}
+
+// Where the operator's results go; undefined where not needed.
+struct ProjectOutputs {
+  at::Tensor grad_hidden, grad_weight, grad_bias, grad_grid;
+};
+
+// A fused backward pass needs private copies of the grid's gradient; beyond this size a copy leaves a
+// processor's second-level cache, and the two halves run one after the other.
+constexpr int64_t kFusedGridValues = 1 << 18;
+
+// Parts of the rows, each with sums of its own for grid, weight and bias, added up in order at the end.
+// With grad_coords given, only the head's half is done.
+template <int D, typename T, typename G>
+void backward_cpu(const ProjectArgs<T, G>& args, const at::Tensor& grad_out, const Accumulate<T>* grad_coords,
+                  const ProjectOutputs& outputs) {
+  using A = Accumulate<T>;
+  const auto numel = [](const at::Tensor& tensor) { return tensor.defined() ? tensor.numel() : 0; };
+  const int64_t grid_size = grad_coords ? 0 : numel(outputs.grad_grid);
+  const int64_t weight_size = numel(outputs.grad_weight), bias_size = numel(outputs.grad_bias);
+  const int64_t size = grid_size + weight_size + bias_size;
+  const Partition parts = backward_rows(grad_out.size(0), args.lattice.cells(D));
+  const std::unique_ptr<A[]> sums(new A[parts.count() * size]());
+  at::parallel_for(0, parts.count(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      A* grid = &sums[part * size];
+      A* weight = grid + grid_size;
+      const ProjectGradients<T> gradients{data<T>(outputs.grad_hidden), weight_size ? weight : nullptr,
+                                          bias_size ? weight + weight_size : nullptr,
+                                          grid_size ? grid : nullptr};
+      if (grad_coords) {
+        project_head_backward_cpu<D>(args, grad_coords, parts[part], gradients);
+      } else {
+        project_backward_cpu<D>(args, data<T>(grad_out), grad_out.stride(0), parts[part], gradients);
+      }
+    }
+  });
+  const auto total = [&](int64_t first, int64_t count, auto* out) {
+    at::parallel_for(0, count, 4096, [&](int64_t begin, int64_t end) {
+      sum_parts(sums.get() + first, parts.count(), size, {begin, end}, out);
+    });
+  };
+  total(0, grid_size, data<G>(outputs.grad_grid));
+  total(grid_size, weight_size, data<A>(outputs.grad_weight));
+  total(grid_size + weight_size, bias_size, data<A>(outputs.grad_bias));
+}
+
+// The same on the GPU. Returns false, and does nothing, where a block can't hold what it needs.
+template <int D, typename T, typename G>
+bool backward_cuda(const ProjectArgs<T, G>& args, const at::Tensor& grad_out,
+                   const Accumulate<T>* grad_coords, const ProjectOutputs& outputs) {
+  using A = Accumulate<T>;
+  const int64_t rows = grad_out.size(0);
+  G* grad_grid = grad_coords ? nullptr : data<G>(outputs.grad_grid);
+  const ProjectPlan plan =
+      plan_project_cuda<D>(args, data<T>(grad_out), grad_out.stride(0), rows, grad_grid != nullptr);
+  if (!plan.fits) return false;
+  const int64_t grid_size = grad_grid ? args.lattice.cells(D) * args.columns : 0;
+  const int64_t size = grid_size + D * (args.hidden_columns + 1);
+  const at::Tensor workspace =
+      at::empty({plan.parts * size}, grad_out.options().dtype(accumulate_type(grad_out.scalar_type())));
+  project_backward_cuda<D>(
+      args, plan, data<T>(grad_out), grad_out.stride(0), grad_coords, rows,
+      {data<T>(outputs.grad_hidden), data<A>(outputs.grad_weight), data<A>(outputs.grad_bias), nullptr},
+      grad_grid, data<A>(workspace), current_stream());
+  check_launch();
+  return true;
+}
+
+template <int D, typename T, typename G>
+at::Tensor coordinates(const ProjectArgs<T, G>& args, const ProjectTensors& tensors) {
+  const at::Tensor coords = at::empty({tensors.hidden.size(0), D}, tensors.weight.options());
+  if constexpr (kWithCuda) {
+    if (coords.is_cuda()) {
+      project_coords_cuda<D>(args, data<Accumulate<T>>(coords), coords.size(0), current_stream());
+      check_launch();
+      return coords;
+    }
+  }
+  at::parallel_for(0, coords.size(0), 64, [&](int64_t begin, int64_t end) {
+    project_coords_cpu<D>(args, data<Accumulate<T>>(coords), {begin, end});
+  });
+  return coords;
+}
+
+// The head's half for rows that are too wide for one block of the GPU: matrix products.
+template <int D, typename T, typename G>
+void head_backward_wide(ProjectArgs<T, G> args, const ProjectTensors& tensors, const at::Tensor& grad_coords,
+                        ProjectOutputs& outputs) {
+  args.jitter.state = nullptr;
+  const at::Tensor a = coordinates<D>(args, tensors);
+  const at::Tensor d = grad_coords * (1 - a * a);
+  if (outputs.grad_hidden.defined())
+    outputs.grad_hidden = at::matmul(d, tensors.weight).to(tensors.hidden.scalar_type());
+  if (outputs.grad_weight.defined())
+    outputs.grad_weight = at::matmul(d.t(), tensors.hidden.to(d.scalar_type()));
+  if (outputs.grad_bias.defined()) outputs.grad_bias = d.sum(0);
+}
+
+}  // namespace
+
+void project_into(const ProjectInputs& inputs, const at::Tensor& out) {
+  const ProjectTensors tensors(inputs);
+  const int64_t rows = inputs.hidden.size(0);
+  dispatch_project(inputs, tensors, [&](const auto& args, auto dims) {
+    constexpr int D = decltype(dims)::value;
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(args.hidden)>>;
+    if constexpr (kWithCuda) {
+      if (out.is_cuda()) {
+        project_forward_cuda<D>(args, data<T>(out), out.stride(0), rows, current_stream());
+        return check_launch();
+      }
+    }
+    at::parallel_for(0, rows, 64, [&](int64_t begin, int64_t end) {
+      project_forward_cpu<D>(args, data<T>(out), out.stride(0), {begin, end});
+    });
+  });
+}
+
+namespace {
+
+at::Tensor project(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& bias,
+                   const at::Tensor& grid, const std::optional<at::Tensor>& jitter_state,
+                   double jitter_probability, double jitter_std, bool jitter_per_batch, bool align_corners,
+                   bool border) {
+  const ProjectInputs inputs{
+      hidden,     weight,           bias,          grid,  jitter_state, jitter_probability,
+      jitter_std, jitter_per_batch, align_corners, border};
+  check_project(inputs);
+  const c10::DeviceGuard guard(hidden.device());
+  const at::Tensor out = at::empty({hidden.size(0), grid.size(-1)}, hidden.options());
+  project_into(inputs, out);
+  return out;
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> project_backward(
+    const at::Tensor& grad_out, const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& bias,
+    const at::Tensor& grid, const std::optional<at::Tensor>& jitter_state, double jitter_probability,
+    double jitter_std, bool jitter_per_batch, bool align_corners, bool border, bool need_hidden,
+    bool need_weight, bool need_bias, bool need_grid, bool deterministic) {
+  const ProjectInputs inputs{
+      hidden,     weight,           bias,          grid,  jitter_state, jitter_probability,
+      jitter_std, jitter_per_batch, align_corners, border};
+  check_project(inputs);
+  const int64_t rows = hidden.size(0), columns = grid.size(-1);
+  check_shape(grad_out.dim() == 2 && grad_out.size(0) == rows && grad_out.size(1) == columns, grad_out,
+              "grad_out", "(N, C) like the values that were looked up");
+  check_same_device(grad_out, "grad_out", hidden, "hidden");
+  TORCH_CHECK_TYPE(grad_out.scalar_type() == hidden.scalar_type(), "grad_out must have the type of hidden, ",
+                   name_of(hidden.scalar_type()), ", got ", describe(grad_out));
+  const c10::DeviceGuard guard(hidden.device());
+  const ProjectTensors tensors(inputs);
+  const at::Tensor values = with_adjacent_columns(grad_out);
+  ProjectOutputs outputs;
+  if (need_hidden) outputs.grad_hidden = at::empty(hidden.sizes(), hidden.options());
+  if (need_weight) outputs.grad_weight = at::empty(weight.sizes(), tensors.weight.options());
+  if (need_bias) outputs.grad_bias = at::empty(bias.sizes(), tensors.bias.options());
+  if (need_grid) outputs.grad_grid = at::empty(grid.sizes(), grid.options());
+  const bool need_head = need_hidden || need_weight || need_bias;
+
+  dispatch_project(inputs, tensors, [&](const auto& args, auto dims) {
+    constexpr int D = decltype(dims)::value;
+    using A = typename std::remove_reference_t<decltype(args)>::A;
+    const bool on_cuda = kWithCuda && values.is_cuda();
+    if constexpr (kWithCuda) {
+      if (on_cuda && backward_cuda<D>(args, values, nullptr, outputs)) return;
+    }
+    if (!on_cuda && grid.numel() <= kFusedGridValues) {
+      return backward_cpu<D>(args, values, nullptr, outputs);
+    }
+    const at::Tensor coords = coordinates<D>(args, tensors);
+    const auto [grad_coords, grad_grid] = interpolate_backward(values, coords, tensors.grid, align_corners,
+                                                               border, need_head, need_grid, deterministic);
+    if (need_grid) outputs.grad_grid = grad_grid;
+    if (!need_head) return;
+    if constexpr (kWithCuda) {
+      if (on_cuda && backward_cuda<D>(args, values, data<A>(grad_coords), outputs)) return;
+      if (on_cuda) return head_backward_wide<D>(args, tensors, grad_coords, outputs);
+    }
+    backward_cpu<D>(args, values, data<A>(grad_coords), outputs);
+  });
+  const auto result = [](const at::Tensor& gradient, const at::Tensor& of) {
+    return gradient.defined() ? gradient.to(of.scalar_type()) : at::empty({0}, of.options());
+  };
+  return {result(outputs.grad_hidden, hidden), result(outputs.grad_weight, weight),
+          result(outputs.grad_bias, bias), result(outputs.grad_grid, grid)};
+}
+
+}  // namespace
+
+namespace {
+
+void register_project(torch::Library& library) {
+  library.impl("project", &project);
+  library.impl("project_backward", &project_backward);
+}
+
+}  // namespace
+
+GRAD_REGISTER(register_project)
+
+}  // namespace grad
