@@ -1,0 +1,42 @@
+// Runs the CPU kernels over random shapes and compares them with plain loops in float64. Built with
+// sanitizers by run.sh, it needs neither Python nor torch. GRAD_CPU selects the instruction set.
+#include <cstdio>
+#include <cstring>
+
+#include "common/isa.h"
+#include "common/types.h"
+#include "interpolate_cases.h"
+#include "project_cases.h"
+#include "refine_cases.h"
+
+namespace {
+
+template <typename T, typename G>
+void all_cases(uint32_t seed) {
+  Random random(seed);
+  interpolate_cases<T, G>(random);
+  project_cases<T, G>(random);
+  refine_cases<T, G>(random);
+}
+
+template <typename H>
+void all_conversions() {
+  for (const int64_t run : {1 << 20, 3}) conversion_cases<H>(run);  // whole vectors, and single values
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const char* isa = grad::name_of(grad::instruction_set());
+  if (count > 1 && std::strcmp(arguments[1], "--instruction-set") == 0) {
+    std::puts(isa);
+    return 0;
+  }
+  uint32_t seed = 0;
+#define GRAD_ALL_CASES(T, G) all_cases<T, G>(++seed);
+  GRAD_FOR_EACH_TYPE_PAIR(GRAD_ALL_CASES)
+  all_conversions<grad::Half>();
+  all_conversions<grad::BFloat16>();
+  std::printf("sanitizer: %s: %lld cases\n", isa, static_cast<long long>(cases_passed()));
+  return 0;
+}
