@@ -248,7 +248,7 @@ def _fingerprint(name: str, state: Mapping[str, Tensor]) -> str:
     for key, tensor in sorted(state.items()):
         if tensor.is_floating_point():  # not the counts of batches seen
             digest.update(f"\0{key}{tuple(tensor.shape)}{tensor.dtype}\0".encode())
-            digest.update(memoryview(tensor.contiguous().numpy()).cast("B"))
+            digest.update(tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -122,7 +122,7 @@ def load_mask(path: Path, size: tuple[int, int] | None = None) -> Tensor:
         if image.mode[0] in "IF":
             mask = np.asarray(image) > 0
         else:
-            mask = np.asarray(_to_rgb(image)).any(axis=2)
+            mask = np.asarray(_to_rgb(image)).max(axis=2) > 0
         if size is not None and mask.shape != size:
             resized = Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST)
             mask = np.asarray(resized)

@@ -64,7 +64,7 @@ class Histogram:
         bad_keys, position, bad_counts = np.unique(
             bad >> np.uint32(shift), return_inverse=True, return_counts=True
         )
-        weights = np.bincount(position, weights=1.0 / areas, minlength=bad_keys.size)
+        weights = np.bincount(position, weights=1.0 / areas, minlength=bad_keys.size).astype(float)
         of_good = Histogram(
             good_keys, good_counts, np.zeros_like(good_counts), np.zeros(good_keys.size), shift
         )
