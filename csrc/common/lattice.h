@@ -72,6 +72,21 @@ GRAD_HOST_DEVICE Cell<A, D> locate(const A* coords, const Lattice& lattice) {
   return cell;
 }
 
+// Rows with the same key have the same corners; keys lie in [0, key_count).
+template <typename A, int D>
+GRAD_HOST_DEVICE int64_t cell_key(const Cell<A, D>& cell, const Lattice& lattice) {
+  int64_t key = 0;
+  for (int j = D - 1; j >= 0; --j) key = key * (lattice.size[j] + 2) + cell.lower[j] + 2;
+  return key;
+}
+
+template <int D>
+int64_t key_count(const Lattice& lattice) {
+  int64_t count = 1;
+  for (int j = 0; j < D; ++j) count *= lattice.size[j] + 2;
+  return count;
+}
+
 // The linear index of corner k, or -1 where it is outside the grid.
 template <typename A, int D>
 GRAD_HOST_DEVICE int corner_index(const Cell<A, D>& cell, const Lattice& lattice, int k) {

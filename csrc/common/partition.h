@@ -30,6 +30,9 @@ inline Partition forward_rows(int64_t rows, int64_t columns) {
   return Partition::of_width(rows, 32768 / std::max<int64_t>(columns, 1));
 }
 
+// Forward: tiles of rows that are looked up in the order of their cells.
+inline Partition forward_tiles(int64_t rows) { return Partition::of_count(rows, (rows + 255) / 256); }
+
 // Backward by rows: each part sums into a gradient of the grid of its own; all of them together stay
 // below a tenth of the rows' own gradient. Fewer than two: go by columns.
 inline Partition backward_rows(int64_t rows, int64_t cells) {

@@ -1,7 +1,7 @@
 // The lookup of one row and tiles of sorted rows, on the GPU; shared by interpolate and project.
 #pragma once
 
-#include <climits>
+#include <cstdint>
 
 #include "common/lattice.h"
 #include "common/reduce.cuh"
@@ -39,8 +39,8 @@ struct SortedTile {
   static constexpr int kRows = D <= 2 ? 64 : 32;
   Cell<A, D> cell[kRows];  // sorted
   int64_t row[kRows];      // the row each belongs to, sorted
-  int key[kRows];          // sorted
-  int unsorted_key[kRows];
+  int64_t key[kRows];      // sorted
+  int64_t unsorted_key[kRows];
   int size;
 
   // All threads of the block; `coords_of(row)` returns a pointer to the D coordinates of a row.
@@ -50,7 +50,7 @@ struct SortedTile {
     __syncthreads();  // the last tile is done with
     if (threadIdx.x == 0) size = rows;
     for (int t = threadIdx.x; t < rows; t += blockDim.x) {
-      unsorted_key[t] = key_of(locate<A, D>(coords_of(first + t), lattice), lattice);
+      unsorted_key[t] = cell_key(locate<A, D>(coords_of(first + t), lattice), lattice);
     }
     __syncthreads();
     for (int t = threadIdx.x; t < rows; t += blockDim.x) {
@@ -65,14 +65,6 @@ struct SortedTile {
     __syncthreads();
   }
 
- private:
-  // Equal exactly for rows with the same corners.
-  static __device__ int key_of(const Cell<A, D>& cell, const Lattice& lattice) {
-    if (cell.is_nan) return INT_MAX;
-    int key = 0;
-    for (int j = D - 1; j >= 0; --j) key = key * (lattice.size[j] + 2) + cell.lower[j] + 2;
-    return key;
-  }
 };
 
 // How many rows a thread has in flight: their 2^D dot products are summed over a warp together.
@@ -114,7 +106,7 @@ __device__ __forceinline__ void scatter_tile(const SortedTile<A, D>& tile, const
       for (int i = 0; i < kWidth; ++i) grad_grid[corner[k] * pitch + i] += corner_sum[k][i];
     }
   };
-  int key = -1;  // of the cell whose corners are in registers
+  int64_t key = -1;  // of the cell whose corners are in registers
   for (int first = 0; first < tile.size; first += kGroup) {
     Packet<T, kWidth> g[kGroup];
 #pragma unroll

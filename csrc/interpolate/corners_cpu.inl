@@ -1,4 +1,5 @@
-// The lookup of one row and its gradient, on the CPU; shared by interpolate and project.
+// The lookup of rows and its gradient, on the CPU; shared by interpolate and project. Functions take
+// kRows rows at once that lie in the same cell, and so read and write the same corners.
 // Included inside an instruction set's namespace.
 
 // The corners of one row that lie in the grid, padded to 2^D with corners of weight 0.
@@ -9,11 +10,11 @@ struct Corners {
   int index[kCount];   // linear cell index
   A weight[kCount];    // w_k
   A slope[kCount][D];  // dw_k / dcoord_j
-  bool is_nan = false;
+  bool is_nan;
 
-  Corners(const A* coords, const Lattice& lattice) {
-    const Cell<A, D> cell = locate<A, D>(coords, lattice);
-    is_nan = cell.is_nan;
+  Corners(const A* coords, const Lattice& lattice) : Corners(locate<A, D>(coords, lattice), lattice) {}
+
+  Corners(const Cell<A, D>& cell, const Lattice& lattice) : is_nan(cell.is_nan) {
     for (int k = 0; k < kCount; ++k) {
       const int linear = corner_index(cell, lattice, k);
       if (linear < 0) continue;
@@ -29,71 +30,96 @@ struct Corners {
   }
 };
 
-// out[c] = sum_k w_k grid[i_k, c] over `columns` columns; `pitch` columns lie between grid cells.
-template <typename T, typename G, typename A, int D>
-inline void gather(const Corners<A, D>& corners, const G* grid, int64_t pitch, int64_t columns, T* out) {
+// out[r][c] = sum_k w_rk grid[i_k, c] over `columns` columns; `pitch` columns lie between grid cells.
+template <int kRows, typename T, typename G, typename A, int D>
+inline void gather(const Corners<A, D> (&corners)[kRows], const G* grid, int64_t pitch, int64_t columns,
+                   T* const (&out)[kRows]) {
   constexpr int kCount = Corners<A, D>::kCount;
-  if (corners.valid == 0) {
-    const A value = corners.is_nan ? std::numeric_limits<A>::quiet_NaN() : A{0};
-    for (int64_t c = 0; c < columns; ++c) store(out + c, value);
+  if (corners[0].valid == 0) {
+    for (int r = 0; r < kRows; ++r) {
+      const A value = corners[r].is_nan ? std::numeric_limits<A>::quiet_NaN() : A{0};
+      for (int64_t c = 0; c < columns; ++c) store(out[r] + c, value);
+    }
     return;
   }
   const G* cells[kCount];
-  A weight[kCount];
+  A weight[kRows][kCount];
   for (int k = 0; k < kCount; ++k) {
-    cells[k] = grid + corners.index[k] * pitch;
-    weight[k] = corners.weight[k];
+    cells[k] = grid + corners[0].index[k] * pitch;
+    for (int r = 0; r < kRows; ++r) weight[r][k] = corners[r].weight[k];
   }
   for_columns<A>(columns, [&](auto pack, int64_t c) {
-    auto sum = pack.load(cells[0] + c) * weight[0];
+    typename decltype(pack)::Value sum[kRows];
+    const auto first = pack.load(cells[0] + c);
+    for (int r = 0; r < kRows; ++r) sum[r] = first * weight[r][0];
 #pragma GCC unroll 16
-    for (int k = 1; k < kCount; ++k) sum += pack.load(cells[k] + c) * weight[k];
-    pack.store(out + c, sum);
-  });
-}
-
-// For corners [first, first + kCount): grad_grid[i_k, c] += w_k g[c], and dots[k] += <grid[i_k], g>.
-template <int kCount, bool kNeedGrid, bool kNeedCoords, typename T, typename G, typename A, int D>
-inline void scatter_corners(const Corners<A, D>& corners, int first, const T* grad_out, const G* grid,
-                            int64_t pitch, A* grad_grid, int64_t grad_pitch, int64_t columns, A* dots) {
-  const G* cells[kCount];
-  A* grad_cells[kCount];
-  A weight[kCount];
-  ColumnSum<A> sums[kCount];
-  for (int k = 0; k < kCount; ++k) {
-    cells[k] = kNeedCoords ? grid + corners.index[first + k] * pitch : nullptr;
-    grad_cells[k] = kNeedGrid ? grad_grid + corners.index[first + k] * grad_pitch : nullptr;
-    weight[k] = corners.weight[first + k];
-  }
-  for_columns<A>(columns, [&](auto pack, int64_t c) {
-    const auto g = pack.load(grad_out + c);
-#pragma GCC unroll 4
-    for (int k = 0; k < kCount; ++k) {
-      if constexpr (kNeedGrid) {
-        pack.store(grad_cells[k] + c, pack.load(grad_cells[k] + c) + g * weight[k]);
-      }
-      if constexpr (kNeedCoords) sums[k].add(g * pack.load(cells[k] + c));
+    for (int k = 1; k < kCount; ++k) {
+      const auto value = pack.load(cells[k] + c);
+      for (int r = 0; r < kRows; ++r) sum[r] += value * weight[r][k];
     }
+    for (int r = 0; r < kRows; ++r) pack.store(out[r] + c, sum[r]);
   });
-  if constexpr (kNeedCoords) {
-    for (int k = 0; k < kCount; ++k) dots[first + k] += sums[k].total();
-  }
 }
 
-template <bool kNeedGrid, bool kNeedCoords, typename T, typename G, typename A, int D>
-inline void scatter(const Corners<A, D>& corners, const T* grad_out, const G* grid, int64_t pitch,
-                    A* grad_grid, int64_t grad_pitch, int64_t columns, A* dots) {
-  constexpr int kGroup = Corners<A, D>::kCount < 4 ? Corners<A, D>::kCount : 4;
-  int k = 0;
-  for (; k + kGroup <= corners.valid; k += kGroup) {
-    scatter_corners<kGroup, kNeedGrid, kNeedCoords>(corners, k, grad_out, grid, pitch, grad_grid, grad_pitch,
-                                                    columns, dots);
+// What the lookups of kRows rows of one cell read and write in their backward pass.
+template <int kRows, typename T, typename G, typename A, int D>
+struct Scatter {
+  const Corners<A, D> (&corners)[kRows];
+  const T* const (&grad_out)[kRows];
+  const G* grid;  // `pitch` columns lie between cells
+  int64_t pitch;
+  A* grad_grid;  // `grad_pitch` columns lie between cells
+  int64_t grad_pitch;
+  int64_t columns;
+  A (&dots)[kRows][Corners<A, D>::kCount];
+
+  // grad_grid[i_k, c] += w_rk g_r[c], and dots[r][k] += <grid[i_k], g_r>, for all corners.
+  template <bool kNeedGrid, bool kNeedCoords>
+  void run() const {
+    constexpr int kGroup = Corners<A, D>::kCount < 4 ? Corners<A, D>::kCount : 4;
+    const int valid = corners[0].valid;
+    int k = 0;
+    for (; k + kGroup <= valid; k += kGroup) some<kGroup, kNeedGrid, kNeedCoords>(k);
+    for (; k < valid; ++k) some<1, kNeedGrid, kNeedCoords>(k);
   }
-  for (; k < corners.valid; ++k) {
-    scatter_corners<1, kNeedGrid, kNeedCoords>(corners, k, grad_out, grid, pitch, grad_grid, grad_pitch,
-                                               columns, dots);
+
+ private:
+  // Corners [first, first + kCount).
+  template <int kCount, bool kNeedGrid, bool kNeedCoords>
+  void some(int first) const {
+    const G* cells[kCount];
+    A* grad_cells[kCount];
+    A weight[kRows][kCount];
+    ColumnSum<A> sums[kRows][kCount];
+    for (int k = 0; k < kCount; ++k) {
+      const int index = corners[0].index[first + k];
+      cells[k] = kNeedCoords ? grid + index * pitch : nullptr;
+      grad_cells[k] = kNeedGrid ? grad_grid + index * grad_pitch : nullptr;
+      for (int r = 0; r < kRows; ++r) weight[r][k] = corners[r].weight[first + k];
+    }
+    for_columns<A>(columns, [&](auto pack, int64_t c) {
+      typename decltype(pack)::Value g[kRows];
+      for (int r = 0; r < kRows; ++r) g[r] = pack.load(grad_out[r] + c);
+#pragma GCC unroll 4
+      for (int k = 0; k < kCount; ++k) {
+        if constexpr (kNeedGrid) {
+          auto sum = pack.load(grad_cells[k] + c);
+          for (int r = 0; r < kRows; ++r) sum += g[r] * weight[r][k];
+          pack.store(grad_cells[k] + c, sum);
+        }
+        if constexpr (kNeedCoords) {
+          const auto value = pack.load(cells[k] + c);
+          for (int r = 0; r < kRows; ++r) sums[r][k].add(g[r] * value);
+        }
+      }
+    });
+    if constexpr (kNeedCoords) {
+      for (int r = 0; r < kRows; ++r) {
+        for (int k = 0; k < kCount; ++k) dots[r][first + k] += sums[r][k].total();
+      }
+    }
   }
-}
+};
 
 // dcoord_j = sum_k (dw_k / dcoord_j) <grid[i_k], g>; NaN where a coordinate is NaN.
 template <typename A, int D>

@@ -6,9 +6,10 @@ template <int D, typename T, typename G>
 void interpolate_forward(const InterpolateForward<T, G>& args, Range rows, Range columns) {
   using A = Accumulate<T>;
   for (int64_t n = rows.begin; n < rows.end; ++n) {
-    const Corners<A, D> corners(args.coords + n * D, args.lattice);
+    const Corners<A, D> corners[] = {{args.coords + n * D, args.lattice}};
     for_runs(args.layout, columns, [&](int64_t begin, int64_t size) {
-      gather(corners, args.grid + begin, args.columns, size, args.out + args.layout.offset(n, begin));
+      T* const out[] = {args.out + args.layout.offset(n, begin)};
+      gather(corners, args.grid + begin, args.columns, size, out);
     });
   }
 }
@@ -18,15 +19,21 @@ void interpolate_backward(const InterpolateBackward<T, G>& args, Range rows, Ran
                           Accumulate<T>* grad_grid, Accumulate<T>* grad_coords) {
   using A = Accumulate<T>;
   for (int64_t n = rows.begin; n < rows.end; ++n) {
-    const Corners<A, D> corners(args.coords + n * D, args.lattice);
-    A dots[Corners<A, D>::kCount] = {};
+    const Corners<A, D> corners[] = {{args.coords + n * D, args.lattice}};
+    A dots[1][Corners<A, D>::kCount] = {};
     for_runs(args.layout, columns, [&](int64_t begin, int64_t size) {
-      scatter<kNeedGrid, kNeedCoords>(corners, args.grad_out + args.layout.offset(n, begin),
-                                      kNeedCoords ? args.grid + begin : nullptr, args.columns,
-                                      kNeedGrid ? grad_grid + (begin - columns.begin) : nullptr,
-                                      columns.size(), size, dots);
+      const T* const grad_out[] = {args.grad_out + args.layout.offset(n, begin)};
+      const Scatter<1, T, G, A, D> scatter{corners,
+                                           grad_out,
+                                           kNeedCoords ? args.grid + begin : nullptr,
+                                           args.columns,
+                                           kNeedGrid ? grad_grid + (begin - columns.begin) : nullptr,
+                                           columns.size(),
+                                           size,
+                                           dots};
+      scatter.template run<kNeedGrid, kNeedCoords>();
     });
-    if constexpr (kNeedCoords) coords_gradient(corners, dots, grad_coords + n * D);
+    if constexpr (kNeedCoords) coords_gradient(corners[0], dots[0], grad_coords + n * D);
   }
 }
 

@@ -191,8 +191,11 @@ void project_into(const ProjectInputs& inputs, const at::Tensor& out) {
         return check_launch();
       }
     }
-    at::parallel_for(0, rows, 64, [&](int64_t begin, int64_t end) {
-      project_forward_cpu<D>(args, data<T>(out), out.stride(0), {begin, end});
+    const Partition parts = forward_tiles(rows);
+    at::parallel_for(0, parts.count(), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t part = begin; part < end; ++part) {
+        project_forward_cpu<D>(args, data<T>(out), out.stride(0), parts[part]);
+      }
     });
   });
 }

@@ -1,10 +1,12 @@
-// The fused local head on the CPU, a row at a time: the row of h is read from memory once and is still
-// in the first-level cache when the backward pass needs it again for dW.
+// The fused local head on the CPU, a tile of rows at a time: h is read from memory once, and is still in
+// the second-level cache when the backward pass needs it again for dW. Lookups go in the order of cells.
 #include "project/project.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "common/types.h"
 

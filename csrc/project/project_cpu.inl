@@ -2,19 +2,31 @@
 
 #include "interpolate/corners_cpu.inl"
 
-// a_j = tanh(<h, W_j> + b_j)
-template <int D, typename T, typename G>
-inline void activations(const ProjectArgs<T, G>& args, int64_t row, Accumulate<T>* a) {
-  using A = Accumulate<T>;
-  const T* hidden = args.hidden + row * args.hidden_stride;
-  ColumnSum<A> sums[D];
-  for_columns<A>(args.hidden_columns, [&](auto pack, int64_t c) {
-    const auto h = pack.load(hidden + c);
+constexpr int kTileRows = 256;
+
+// a_j = tanh(<h, W_j> + b_j) for rows [begin, begin + count) of a tile.
+template <int D, typename A>
+struct Activations {
+  A a[padded<A>(kTileRows * D)] = {};
+
+  const A* operator[](int row) const { return a + row * D; }
+
+  template <typename T, typename G, typename Prefetch>
+  void fill(const ProjectArgs<T, G>& args, int64_t begin, int count, Prefetch&& prefetch) {
+    for (int i = 0; i < count; ++i) {
+      prefetch(i);
+      const T* hidden = args.hidden + (begin + i) * args.hidden_stride;
+      ColumnSum<A> sums[D];
+      for_columns<A>(args.hidden_columns, [&](auto pack, int64_t c) {
+        const auto h = pack.load(hidden + c);
 #pragma GCC unroll 4
-    for (int j = 0; j < D; ++j) sums[j].add(h * pack.load(args.weight + j * args.hidden_columns + c));
-  });
-  for (int j = 0; j < D; ++j) a[j] = std::tanh(sums[j].total() + args.bias[j]);
-}
+        for (int j = 0; j < D; ++j) sums[j].add(h * pack.load(args.weight + j * args.hidden_columns + c));
+      });
+      for (int j = 0; j < D; ++j) a[i * D + j] = sums[j].total() + args.bias[j];
+    }
+    replace_by_tanh(a, count * D);
+  }
+};
 
 // u_j = a_j + noise_j
 template <int D, typename A>
@@ -22,6 +34,80 @@ inline void add_jitter(const JitterArgs& jitter, int64_t row, const A* a, A* u) 
   float noise[D] = {};
   if (jitter.state) jitter_noise<D>(jitter, row, noise);
   for (int j = 0; j < D; ++j) u[j] = a[j] + noise[j];
+}
+
+// Rows [begin, begin + count) with their place in the grid, and the order of their cells: rows that
+// follow each other then share their corners, or find them in the first-level cache.
+template <int D, typename A>
+class Tile {
+ public:
+  Activations<D, A> activations;
+
+  template <typename T, typename G, typename Prefetch>
+  void fill(const ProjectArgs<T, G>& args, int64_t begin, int count, Prefetch&& prefetch) {
+    count_ = count;
+    int64_t keys[kTileRows];
+    activations.fill(args, begin, count, prefetch);
+    for (int i = 0; i < count; ++i) {
+      A u[D];
+      add_jitter<D>(args.jitter, begin + i, activations[i], u);
+      cells_[i] = locate<A, D>(u, args.lattice);
+      keys[i] = cell_key(cells_[i], args.lattice);
+    }
+    sort(keys, key_count<D>(args.lattice));
+  }
+
+  // Calls body(rows, corners) with arrays of two rows of the same cell, or of one; rows count from begin.
+  template <typename Body>
+  void for_groups(const Lattice& lattice, Body&& body) const {
+    for (int i = 0; i < count_;) {
+      const int first = order_[i];
+      const int second = i + 1 < count_ && same_[i + 1] ? order_[i + 1] : -1;
+      if (second >= 0) {
+        const int rows[] = {first, second};
+        const Corners<A, D> corners[] = {{cells_[first], lattice}, {cells_[second], lattice}};
+        body(rows, corners);
+        i += 2;
+      } else {
+        const int rows[] = {first};
+        const Corners<A, D> corners[] = {{cells_[first], lattice}};
+        body(rows, corners);
+        i += 1;
+      }
+    }
+  }
+
+ private:
+  // A stable counting sort; where there are many keys, neighbouring ones share a bucket.
+  void sort(const int64_t* keys, int64_t key_count) {
+    constexpr int kBuckets = 512;
+    int shift = 0;
+    while (key_count >> shift >= kBuckets) ++shift;
+    int begin[kBuckets + 1] = {};
+    for (int i = 0; i < count_; ++i) ++begin[(keys[i] >> shift) + 1];
+    for (int b = 0; b < kBuckets; ++b) begin[b + 1] += begin[b];
+    for (int i = 0; i < count_; ++i) order_[begin[keys[i] >> shift]++] = i;
+    for (int i = 1; i < count_; ++i) same_[i] = keys[order_[i]] == keys[order_[i - 1]];
+  }
+
+  int count_;
+  Cell<A, D> cells_[kTileRows];
+  int order_[kTileRows];
+  bool same_[kTileRows];  // whether a row in this order has the key of the one before
+};
+
+template <bool kForWriting, typename T>
+inline void prefetch_row(const T* row, int64_t columns) {
+  constexpr int kLine = 64 / sizeof(T);  // values in a line of the cache
+  for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(row + c, kForWriting, 2);
+}
+
+// Calls body(begin, count) for the tiles of some rows.
+template <typename Body>
+inline void for_tiles(Range rows, Body&& body) {
+  for (int64_t begin = rows.begin; begin < rows.end; begin += kTileRows) {
+    body(begin, static_cast<int>(std::min<int64_t>(kTileRows, rows.end - begin)));
+  }
 }
 
 // With d_j = dcoord_j (1 - a_j^2), as tanh' = 1 - tanh^2 and jitter adds a constant:
@@ -61,56 +147,85 @@ inline void head_backward(const ProjectArgs<T, G>& args, int64_t row, const Accu
 template <int D, typename T, typename G>
 void project_forward(const ProjectArgs<T, G>& args, T* out, int64_t out_stride, Range rows) {
   using A = Accumulate<T>;
-  for (int64_t n = rows.begin; n < rows.end; ++n) {
-    A a[D], u[D];
-    activations<D>(args, n, a);
-    add_jitter<D>(args.jitter, n, a, u);
-    gather(Corners<A, D>(u, args.lattice), args.grid, args.columns, args.columns, out + n * out_stride);
-  }
+  Tile<D, A> tile;
+  for_tiles(rows, [&](int64_t begin, int count) {
+    const auto place = [&](int row) { return out + (begin + row) * out_stride; };
+    const auto prefetch = [&](int row) { prefetch_row<true>(place(row), args.columns); };
+    tile.fill(args, begin, count, prefetch);
+    tile.for_groups(args.lattice, [&](const auto& group, const auto& corners) {
+      constexpr int kRows = std::extent_v<std::remove_reference_t<decltype(group)>>;
+      T* places[kRows];
+      for (int r = 0; r < kRows; ++r) places[r] = place(group[r]);
+      gather<kRows, T>(corners, args.grid, args.columns, args.columns, places);
+    });
+  });
+}
+
+template <int D, bool kNeedGrid, bool kNeedHead, typename T, typename G>
+void project_backward(const ProjectArgs<T, G>& args, const T* grad_out, int64_t grad_out_stride, Range rows,
+                      const ProjectGradients<T>& gradients) {
+  using A = Accumulate<T>;
+  const int64_t columns = args.columns;
+  Tile<D, A> tile;
+  A grad_coords[kTileRows][D];
+  for_tiles(rows, [&](int64_t begin, int count) {
+    const auto place = [&](int row) { return grad_out + (begin + row) * grad_out_stride; };
+    const auto prefetch = [&](int row) { prefetch_row<false>(place(row), columns); };
+    tile.fill(args, begin, count, prefetch);
+    int done = 0;
+    tile.for_groups(args.lattice, [&](const auto& group, const auto& corners) {
+      constexpr int kRows = std::extent_v<std::remove_reference_t<decltype(group)>>;
+      const T* places[kRows];
+      for (int r = 0; r < kRows; ++r) places[r] = place(group[r]);
+      if (gradients.grad_hidden) {
+        for (int r = 0; r < kRows; ++r, ++done) {
+          prefetch_row<true>(gradients.grad_hidden + (begin + done) * args.hidden_columns, args.hidden_columns);
+        }
+      }
+      A dots[kRows][Corners<A, D>::kCount] = {};
+      const Scatter<kRows, T, G, A, D> scatter{
+          corners, places, args.grid, columns, gradients.grad_grid, columns, columns, dots};
+      scatter.template run<kNeedGrid, kNeedHead>();
+      for (int r = 0; r < kRows; ++r) coords_gradient(corners[r], dots[r], grad_coords[group[r]]);
+    });
+    if constexpr (kNeedHead) {
+      for (int i = 0; i < count; ++i) {
+        head_backward<D>(args, begin + i, tile.activations[i], grad_coords[i], gradients);
+      }
+    }
+  });
 }
 
 template <int D, typename T, typename G>
 void project_backward(const ProjectArgs<T, G>& args, const T* grad_out, int64_t grad_out_stride, Range rows,
                       const ProjectGradients<T>& gradients) {
-  using A = Accumulate<T>;
   const bool need_head = gradients.grad_hidden || gradients.grad_weight || gradients.grad_bias;
-  const int64_t columns = args.columns;
-  for (int64_t n = rows.begin; n < rows.end; ++n) {
-    const T* g = grad_out + n * grad_out_stride;
-    A a[D], u[D], grad_coords[D];
-    activations<D>(args, n, a);
-    add_jitter<D>(args.jitter, n, a, u);
-    const Corners<A, D> corners(u, args.lattice);
-    A dots[Corners<A, D>::kCount] = {};
-    if (need_head && gradients.grad_grid) {
-      scatter<true, true>(corners, g, args.grid, columns, gradients.grad_grid, columns, columns, dots);
-    } else if (need_head) {
-      scatter<false, true>(corners, g, args.grid, columns, gradients.grad_grid, columns, columns, dots);
-    } else if (gradients.grad_grid) {
-      scatter<true, false>(corners, g, args.grid, columns, gradients.grad_grid, columns, columns, dots);
-    }
-    if (need_head) {
-      coords_gradient(corners, dots, grad_coords);
-      head_backward<D>(args, n, a, grad_coords, gradients);
-    }
+  if (need_head && gradients.grad_grid) {
+    project_backward<D, true, true>(args, grad_out, grad_out_stride, rows, gradients);
+  } else if (need_head) {
+    project_backward<D, false, true>(args, grad_out, grad_out_stride, rows, gradients);
+  } else if (gradients.grad_grid) {
+    project_backward<D, true, false>(args, grad_out, grad_out_stride, rows, gradients);
   }
 }
 
 template <int D, typename T, typename G>
 void project_coords(const ProjectArgs<T, G>& args, Accumulate<T>* coords, Range rows) {
-  for (int64_t n = rows.begin; n < rows.end; ++n) {
-    Accumulate<T> a[D];
-    activations<D>(args, n, a);
-    add_jitter<D>(args.jitter, n, a, coords + n * D);
-  }
+  Activations<D, Accumulate<T>> a;
+  for_tiles(rows, [&](int64_t begin, int count) {
+    a.fill(args, begin, count, [](int) {});
+    for (int i = 0; i < count; ++i) add_jitter<D>(args.jitter, begin + i, a[i], coords + (begin + i) * D);
+  });
 }
 
 template <int D, typename T, typename G>
 void project_head_backward(const ProjectArgs<T, G>& args, const Accumulate<T>* grad_coords, Range rows,
                            const ProjectGradients<T>& gradients) {
-  for (int64_t n = rows.begin; n < rows.end; ++n) {
-    Accumulate<T> a[D];
-    activations<D>(args, n, a);
-    head_backward<D>(args, n, a, grad_coords + n * D, gradients);
-  }
+  Activations<D, Accumulate<T>> a;
+  for_tiles(rows, [&](int64_t begin, int count) {
+    a.fill(args, begin, count, [](int) {});
+    for (int i = 0; i < count; ++i) {
+      head_backward<D>(args, begin + i, a[i], grad_coords + (begin + i) * D, gradients);
+    }
+  });
 }
