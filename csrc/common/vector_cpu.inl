@@ -156,7 +156,7 @@ inline VectorOf<float, kLanes<float>> tanh_of(VectorOf<float, kLanes<float>> x) 
   using Bits = VectorOf<uint32_t, kLanes<float>>;
   const Bits sign = reinterpret_cast<Bits>(x) & 0x80000000u;
   const Value twice = reinterpret_cast<Value>(reinterpret_cast<Bits>(x) & 0x7FFFFFFFu) * 2.0f;
-  const Value y = twice > 20.0f ? twice * 0.0f + 20.0f : twice;  // NaN stays
+  const Value y = twice > 20.0f ? Value{} + 20.0f : twice;  // NaN stays
   const Value finite = y == y ? y : Value{};
   const auto n = __builtin_convertvector(finite * 1.44269504f + 0.5f, VectorOf<int, kLanes<float>>);
   const Value steps = __builtin_convertvector(n, Value);

@@ -64,7 +64,6 @@ struct SortedTile {
     }
     __syncthreads();
   }
-
 };
 
 // How many rows a thread has in flight: their 2^D dot products are summed over a warp together.

@@ -179,12 +179,13 @@ void project_backward(const ProjectArgs<T, G>& args, const T* grad_out, int64_t 
       for (int r = 0; r < kRows; ++r) places[r] = place(group[r]);
       if (gradients.grad_hidden) {
         for (int r = 0; r < kRows; ++r, ++done) {
-          prefetch_row<true>(gradients.grad_hidden + (begin + done) * args.hidden_columns, args.hidden_columns);
+          prefetch_row<true>(gradients.grad_hidden + (begin + done) * args.hidden_columns,
+                             args.hidden_columns);
         }
       }
       A dots[kRows][Corners<A, D>::kCount] = {};
-      const Scatter<kRows, T, G, A, D> scatter{
-          corners, places, args.grid, columns, gradients.grad_grid, columns, columns, dots};
+      const Scatter<kRows, T, G, A, D> scatter{corners, places,  args.grid, columns, gradients.grad_grid,
+                                               columns, columns, dots};
       scatter.template run<kNeedGrid, kNeedHead>();
       for (int r = 0; r < kRows; ++r) coords_gradient(corners[r], dots[r], grad_coords[group[r]]);
     });
