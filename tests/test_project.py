@@ -51,6 +51,13 @@ def formula(hidden, weight, bias, grid, *, noise, **lattice):
     return reference.interpolate(coords, grid, **lattice)
 
 
+def test_a_row_does_not_depend_on_its_neighbours(device):
+    """Rows that share a cell are looked up together; the result is the same bit for bit."""
+    inputs = head(600, 24, (3, 4), 37, dtype=torch.float32, device=device)
+    alone = torch.cat([project(row[None], *inputs[1:]) for row in inputs[0]])
+    assert torch.equal(project(*inputs), alone)
+
+
 @pytest.mark.parametrize("dims", [1, 2, 3, 4])
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("padding", ["zeros", "border"])

@@ -4,7 +4,7 @@
 
 constexpr int kTileRows = 256;
 
-// a_j = tanh(<h, W_j> + b_j) for rows [begin, begin + count) of a tile.
+// a_j = tanh(<h, W_j> + b_j) for rows [begin, begin + count) of a tile; calls prefetch(i) before row i.
 template <int D, typename A>
 struct Activations {
   A a[padded<A>(kTileRows * D)] = {};
@@ -96,6 +96,9 @@ class Tile {
   bool same_[kTileRows];  // whether a row in this order has the key of the one before
 };
 
+// Asks for a row's memory while something else is computed. Lookups take rows in an order that the
+// processor can't foresee, so the values' rows are asked for while the activations are computed, and
+// those of dh during the lookups: memory is busy all the time.
 template <bool kForWriting, typename T>
 inline void prefetch_row(const T* row, int64_t columns) {
   constexpr int kLine = 64 / sizeof(T);  // values in a line of the cache
@@ -172,14 +175,14 @@ void project_backward(const ProjectArgs<T, G>& args, const T* grad_out, int64_t 
     const auto place = [&](int row) { return grad_out + (begin + row) * grad_out_stride; };
     const auto prefetch = [&](int row) { prefetch_row<false>(place(row), columns); };
     tile.fill(args, begin, count, prefetch);
-    int done = 0;
+    int prefetched = 0;  // rows of grad_hidden
     tile.for_groups(args.lattice, [&](const auto& group, const auto& corners) {
       constexpr int kRows = std::extent_v<std::remove_reference_t<decltype(group)>>;
       const T* places[kRows];
       for (int r = 0; r < kRows; ++r) places[r] = place(group[r]);
       if (gradients.grad_hidden) {
-        for (int r = 0; r < kRows; ++r, ++done) {
-          prefetch_row<true>(gradients.grad_hidden + (begin + done) * args.hidden_columns,
+        for (int r = 0; r < kRows; ++r, ++prefetched) {
+          prefetch_row<true>(gradients.grad_hidden + (begin + prefetched) * args.hidden_columns,
                              args.hidden_columns);
         }
       }
