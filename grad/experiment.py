@@ -159,7 +159,7 @@ def _train_and_evaluate(
             soft_wrap=True,
         )
         raise KeyboardInterrupt
-    return evaluate(model, test, config.image_size, job.picker, classes=classes, console=console)
+    return evaluate(model, test, config.image_size, [job.picker], classes=classes, console=console)
 
 
 def _make_model(job: _Run) -> GRAD:
