@@ -1,13 +1,15 @@
 """From folders to tensors: finding samples, decoding images, the embedded demo set."""
 
 from grad.data.demo import demo_dataset
-from grad.data.images import UnreadableImage, load_image, load_mask
+from grad.data.images import UnreadableImage, load_image, load_mask, load_picture
 from grad.data.layouts import find_dataset
+from grad.data.picture import Picture
 from grad.data.samples import ClassSummary, Dataset, Sample, few_shot
 
 __all__ = [
     "ClassSummary",
     "Dataset",
+    "Picture",
     "Sample",
     "UnreadableImage",
     "demo_dataset",
@@ -15,4 +17,5 @@ __all__ = [
     "find_dataset",
     "load_image",
     "load_mask",
+    "load_picture",
 ]
