@@ -4,7 +4,8 @@ from grad.data.demo import demo_dataset
 from grad.data.images import UnreadableImage, load_image, load_mask, load_picture
 from grad.data.layouts import find_dataset
 from grad.data.picture import Picture
-from grad.data.samples import ClassSummary, Dataset, Sample, few_shot
+from grad.data.samples import ClassSummary, Dataset, Sample, few_shot, held_out_count, hold_out
+from grad.data.validation import find_validation
 
 __all__ = [
     "ClassSummary",
@@ -15,6 +16,9 @@ __all__ = [
     "demo_dataset",
     "few_shot",
     "find_dataset",
+    "find_validation",
+    "held_out_count",
+    "hold_out",
     "load_image",
     "load_mask",
     "load_picture",
