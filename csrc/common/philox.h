@@ -24,18 +24,37 @@ struct Words {
   uint32_t w[4];
 };
 
-GRAD_HOST_DEVICE Words philox(uint64_t seed, uint64_t offset, uint64_t row) {
-  uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
-  Words c = {{static_cast<uint32_t>(offset), static_cast<uint32_t>(offset >> 32), static_cast<uint32_t>(row),
-              static_cast<uint32_t>(row >> 32)}};
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = uint64_t{c.w[0]} * 0xD2511F53u;
-    const uint64_t product1 = uint64_t{c.w[2]} * 0xCD9E8D57u;
-    c = {{static_cast<uint32_t>(product1 >> 32) ^ c.w[1] ^ key0, static_cast<uint32_t>(product1),
-          static_cast<uint32_t>(product0 >> 32) ^ c.w[3] ^ key1, static_cast<uint32_t>(product0)}};
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
+// The keys of the rounds: the seed's halves, each moved on by a constant of its own every round.
+struct PhiloxKey {
+  uint32_t k[2];
+
+  GRAD_HOST_DEVICE explicit PhiloxKey(uint64_t seed)
+      : k{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)} {}
+
+  GRAD_HOST_DEVICE void advance() {
+    k[0] += 0x9E3779B9u;
+    k[1] += 0xBB67AE85u;
   }
+};
+
+constexpr int kPhiloxRounds = 10;
+
+GRAD_HOST_DEVICE Words philox_counter(uint64_t offset, uint64_t row) {
+  return {{static_cast<uint32_t>(offset), static_cast<uint32_t>(offset >> 32), static_cast<uint32_t>(row),
+           static_cast<uint32_t>(row >> 32)}};
+}
+
+GRAD_HOST_DEVICE Words philox_round(const Words& c, const PhiloxKey& key) {
+  const uint64_t product0 = uint64_t{c.w[0]} * 0xD2511F53u;
+  const uint64_t product1 = uint64_t{c.w[2]} * 0xCD9E8D57u;
+  return {{static_cast<uint32_t>(product1 >> 32) ^ c.w[1] ^ key.k[0], static_cast<uint32_t>(product1),
+           static_cast<uint32_t>(product0 >> 32) ^ c.w[3] ^ key.k[1], static_cast<uint32_t>(product0)}};
+}
+
+GRAD_HOST_DEVICE Words philox(uint64_t seed, uint64_t offset, uint64_t row) {
+  Words c = philox_counter(offset, row);
+  PhiloxKey key(seed);
+  for (int round = 0; round < kPhiloxRounds; ++round, key.advance()) c = philox_round(c, key);
   return c;
 }
 

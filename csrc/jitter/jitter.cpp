@@ -30,7 +30,7 @@ at::Tensor jitter_noise_op(const at::Tensor& state, int64_t rows, int64_t dims, 
       }
     }
     at::parallel_for(0, rows, 1024, [&](int64_t begin, int64_t end) {
-      for (int64_t n = begin; n < end; ++n) jitter_noise<D>(jitter, n, data<float>(noise) + n * D);
+      jitter_noise_cpu<D>(jitter, data<float>(noise), {begin, end});
     });
   });
   return noise;
