@@ -5,27 +5,34 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from grad import __version__
 from grad.backbone import Backbone, load_backbone
-from grad.checkpoint import ModelInfo, save_checkpoint
+from grad.calibration import calibrate
+from grad.checkpoint import FILE_NAME, ModelInfo, save_calibration, save_checkpoint
 from grad.config import TrainConfig, write_config
-from grad.data import Dataset, Sample, demo_dataset, few_shot, find_dataset, load_mask
-from grad.errors import GradError
-from grad.evaluation import MASK_RULE, evaluate, metrics_table, write_metrics
+from grad.data import (
+    Dataset,
+    Sample,
+    demo_dataset,
+    few_shot,
+    find_dataset,
+    find_validation,
+)
+from grad.evaluation import good_scores
 from grad.features import Features, compute_features, default_cache
-from grad.metrics import ClassReport, summarize
+from grad.folders import output_folder
 from grad.model import GRAD, count_flops, count_parameters
+from grad.results import Results, check_masks, show_dataset, test_settings
+from grad.splits import TrainingSplit, split_training
 from grad.training import Schedule, choose_precision, fit
-from grad.visualize import ExamplePicker, save_examples
+from grad.verdicts import choose_thresholds
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class _Run:
     device: torch.device
     backbone: Backbone
     console: Console
-    picker: ExamplePicker
+    results: Results
 
 
 def run(config: TrainConfig, console: Console) -> Path:
@@ -58,24 +65,23 @@ def run(config: TrainConfig, console: Console) -> Path:
     config = config.resolved()
     device = config.torch_device()
     dataset = _find(config)
-    _check_masks(dataset)
-    _show_dataset(dataset, console)
-    with _output_folder(config, dataset) as out, _deterministic(device):
+    validation = _find_validation(config, dataset)
+    check_masks(dataset)
+    show_dataset(dataset, console)
+    with output_folder(config.out, _name(config, dataset)) as out, _deterministic(device):
         backbone = load_backbone(config.backbone, config.weights).to(device)
         if backbone.note:
             console.print(backbone.note, style="yellow", markup=False)
         config = _complete(config, backbone, device, out)
-        train, test = (_features(s, config, backbone, device, console) for s in _splits(dataset))
-        job = _Run(config, device, backbone, console, ExamplePicker())
-        reports: dict[str, ClassReport] = {}
+        train, test, further = (
+            _features(samples, config, backbone, device, console)
+            for samples in (dataset.train, dataset.test, validation)
+        )
+        job = _Run(config, device, backbone, console, Results())
+        split = split_training(train, further, config.calibration_share, config.seed)
         for folder, classes in _models(config, dataset.classes, out):
-            mine = train.of_classes(classes), test.of_classes(classes)
-            reports |= _train_and_evaluate(job, *mine, classes, folder)
-        summary = summarize(reports) | {"settings": _settings(config, train, test)}
-        write_metrics(out / "metrics.json", summary)
-        save_examples(out / "examples", job.picker.examples())
-        console.print(metrics_table(summary))
-        _show_reasons(summary, console)
+            _train_and_evaluate(job, split.of_classes(classes), test.of_classes(classes), folder)
+        job.results.write(out, _settings(config, split, test), console)
         console.print(f"Results are in {out}", markup=False, highlight=False, soft_wrap=True)
     return out
 
@@ -91,15 +97,16 @@ def _find(config: TrainConfig) -> Dataset:
     return dataset
 
 
-def _check_masks(dataset: Dataset) -> None:
-    """Decode every mask once, as a broken one should not come up after hours of training."""
-    for sample in dataset.test:
-        if sample.mask is not None:
-            load_mask(sample.mask)
+def _name(config: TrainConfig, dataset: Dataset) -> str:
+    """What a run is called after: the data and the preset."""
+    data = "demo" if config.data is None else dataset.root.resolve().name
+    return f"{data}-{config.preset}"
 
 
-def _splits(dataset: Dataset) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    return dataset.train, dataset.test
+def _find_validation(config: TrainConfig, dataset: Dataset) -> tuple[Sample, ...]:
+    if config.validation is None:
+        return ()
+    return find_validation(config.validation, dataset.classes, dataset.train)
 
 
 def _features(
@@ -130,10 +137,9 @@ def _models(
     return [(out, tuple(classes))]
 
 
-def _train_and_evaluate(
-    job: _Run, train: Features, test: Features, classes: tuple[str, ...], folder: Path
-) -> dict[str, ClassReport]:
-    """One model: trained, saved, judged."""
+def _train_and_evaluate(job: _Run, split: TrainingSplit, test: Features, folder: Path) -> None:
+    """One model: trained, saved, calibrated, judged."""
+    classes = split.classes
     config, console = job.config, job.console
     torch.manual_seed(config.seed)
     model = _make_model(job).to(job.device)
@@ -142,14 +148,14 @@ def _train_and_evaluate(
     _show_model(model, config, console)
     result = fit(
         model,
-        train,
+        split.training,
         _schedule(config),
         seed=config.seed,
         precision=config.precision,  # type: ignore[arg-type]  # "auto" is resolved
         console=console,
     )
-    file = folder / "model.safetensors"
-    save_checkpoint(file, model, _info(job, classes, result.epochs))
+    file = folder / FILE_NAME
+    save_checkpoint(file, model, job.backbone, _info(job, classes, result.epochs))
     write_config(folder / "config.yaml", config)
     if result.interrupted:
         console.print(
@@ -159,7 +165,12 @@ def _train_and_evaluate(
             soft_wrap=True,
         )
         raise KeyboardInterrupt
-    return evaluate(model, test, config.image_size, job.picker, classes=classes, console=console)
+    scores, maxima = good_scores(model, split.calibration, config.image_size, console)
+    calibration = calibrate(scores, maxima, split.sources, config.false_alarm_rate)
+    records = job.results.add(model, test, config.image_size, classes, console)
+    calibration = choose_thresholds(calibration, records, config.threshold)
+    job.results.calibrations |= dict.fromkeys(classes, calibration)
+    save_calibration(file, calibration)
 
 
 def _make_model(job: _Run) -> GRAD:
@@ -196,6 +207,7 @@ def _info(job: _Run, classes: tuple[str, ...], epochs: int) -> ModelInfo:
     backbone = job.backbone
     return ModelInfo(
         backbone=backbone.name,
+        backbone_maps=tuple(backbone.maps),
         backbone_fingerprint=backbone.fingerprint,
         image_size=job.config.image_size,
         mean=tuple(backbone.mean.flatten().tolist()),
@@ -219,74 +231,18 @@ def _complete(
     )
 
 
-def _settings(config: TrainConfig, train: Features, test: Features) -> dict[str, Any]:
+def _settings(config: TrainConfig, split: TrainingSplit, test: Features) -> dict[str, Any]:
     """What the metrics depend on, for metrics.json."""
-    counts = {}
-    for name in sorted({sample.class_name for sample in train.samples}):
-        tested = [sample for sample in test.samples if sample.class_name == name]
-        defects = [sample for sample in tested if sample.anomalous]
-        counts[name] = {
-            "train": sum(sample.class_name == name for sample in train.samples),
-            "test_good": len(tested) - len(defects),
-            "test_defects": len(defects),
-            "masks": sum(sample.mask is not None for sample in defects),
-        }
     return {
-        "grad_version": __version__,
         "seed": config.seed,
         "separate": config.separate,
         "few_shot": config.few_shot,
         "preset": config.preset,
         "epochs": config.epochs,
         "backbone": config.backbone,
-        "image_size": config.image_size,
-        "anomaly_map_size": config.image_size,
-        "mask_rule": MASK_RULE,
-        "images": counts,
-        "unreadable_images": len(train.skipped) + len(test.skipped),
+        "calibration_share": None if config.validation else config.calibration_share,
+        **test_settings(test, config.image_size, split),
     }
-
-
-@contextmanager
-def _output_folder(config: TrainConfig, dataset: Dataset) -> Iterator[Path]:
-    """The folder of results, claimed at once; removed where nothing came to lie in it.
-
-    Raises:
-        GradError: ``--out`` holds files already, or can't be made.
-    """
-    out = config.out.expanduser() if config.out is not None else None
-    try:
-        if out is None:
-            out = _free_folder(config, dataset)
-        else:
-            out.mkdir(parents=True, exist_ok=True)
-        occupied = any(out.iterdir())
-    except OSError as error:
-        raise GradError(
-            f"The folder --out {out} can't be made ({error.strerror}): choose another."
-        ) from error
-    if occupied:
-        raise GradError(f"--out {out} is not empty: choose another folder, or empty it.")
-    try:
-        yield out
-    finally:
-        with suppress(OSError):
-            out.rmdir()  # only goes where it is empty
-
-
-def _free_folder(config: TrainConfig, dataset: Dataset) -> Path:
-    """A new folder in runs/, named after the data and the preset."""
-    data = "demo" if config.data is None else dataset.root.resolve().name
-    number = 1
-    while True:
-        suffix = "" if number == 1 else f"-{number}"
-        folder = Path("runs", f"{data}-{config.preset}{suffix}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
 
 
 @contextmanager
@@ -307,19 +263,6 @@ def _deterministic(device: torch.device) -> Iterator[None]:
         settings.fill_uninitialized_memory = filled
 
 
-def _show_dataset(dataset: Dataset, console: Console) -> None:
-    table = Table(title=f"{dataset.root} ({dataset.layout})", title_justify="left")
-    table.add_column("class")
-    for heading in ("train", "test good", "test defects", "masks"):
-        table.add_column(heading, justify="right")
-    for row in dataset.summary():
-        counts = (row.train, row.test_good, row.test_anomalous, row.masks)
-        table.add_row(row.name, *(f"{count:,}" for count in counts))
-    console.print(table)
-    for note in dataset.notes:
-        console.print(note, style="yellow", markup=False)
-
-
 def _show_model(model: GRAD, config: TrainConfig, console: Console) -> None:
     console.print(
         f"{config.preset}: {count_parameters(model) / 1e6:.1f} M parameters, "
@@ -328,11 +271,3 @@ def _show_model(model: GRAD, config: TrainConfig, console: Console) -> None:
         highlight=False,
         markup=False,
     )
-
-
-def _show_reasons(summary: dict[str, Any], console: Console) -> None:
-    """Why there are dashes in the table, a line for each class and reason."""
-    for name, reasons in summary["reasons"].items():
-        for reason in dict.fromkeys(reasons.values()):
-            keys = ", ".join(key for key, why in reasons.items() if why == reason)
-            console.print(f"{name}: {reason} ({keys})", style="yellow", markup=False)

@@ -1,0 +1,155 @@
+"""What a run found in its test images, gathered model by model and written to one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from grad import __version__
+from grad.calibration import Calibration
+from grad.data import Dataset, load_mask
+from grad.evaluation import MASK_RULE, evaluate, metrics_table, write_metrics
+from grad.features import Features
+from grad.metrics import ClassReport, summarize
+from grad.model import GRAD
+from grad.records import FILE_NAME as RECORDS
+from grad.records import ImageRecord, Recorder, write_records
+from grad.splits import TrainingSplit
+from grad.verdicts import judge, show_thresholds
+from grad.visualize import ExamplePicker, save_examples
+
+METRICS = "metrics.json"
+
+
+@dataclass
+class Results:
+    """Metrics, records and examples of one or several models.
+
+    Attributes:
+        reports: the metrics of each class.
+        calibrations: the calibration of each class's model.
+        recorder: the records of all test images.
+        picker: the best and worst of each class.
+    """
+
+    reports: dict[str, ClassReport] = field(default_factory=dict)
+    calibrations: dict[str, Calibration] = field(default_factory=dict)
+    recorder: Recorder = field(default_factory=Recorder)
+    picker: ExamplePicker = field(default_factory=ExamplePicker)
+
+    def add(
+        self,
+        model: GRAD,
+        test: Features,
+        image_size: int,
+        classes: Sequence[str],
+        console: Console,
+    ) -> list[ImageRecord]:
+        """Evaluate a model.
+
+        Args:
+            model: trained.
+            test: test images of ``classes``.
+            image_size: side of the anomaly maps, in pixels.
+            classes: what to report on.
+            console: where progress goes.
+
+        Returns:
+            The records of the images.
+
+        Raises:
+            GradError: scores are NaN; a mask can't be read.
+        """
+        before = len(self.recorder.records)
+        observers = (self.recorder, self.picker)
+        self.reports |= evaluate(
+            model, test, image_size, observers, classes=classes, console=console
+        )
+        return self.recorder.records[before:]
+
+    def write(self, out: Path, settings: Mapping[str, Any], console: Console) -> None:
+        """Write everything to a folder and show the tables.
+
+        Raises:
+            GradError: a file can't be written.
+        """
+        records = self.recorder.records
+        summary = summarize(self.reports) | {
+            "thresholds": judge(self.calibrations, records),
+            "settings": dict(settings),
+        }
+        write_metrics(out / METRICS, summary)
+        write_records(out / RECORDS, records)
+        save_examples(out / "examples", self.picker.examples())
+        # The report is written here.
+        console.print(metrics_table(summary))
+        _show_reasons(summary, console)
+        show_thresholds(summary["thresholds"], console)
+
+
+def test_settings(test: Features, image_size: int, split: TrainingSplit | None) -> dict[str, Any]:
+    """What metrics depend on whatever the model; for the section ``settings`` of metrics.json.
+
+    Args:
+        test: the test images.
+        image_size: side of the anomaly maps, in pixels.
+        split: the images that the model was trained on; None where that was earlier.
+    """
+    images = {}
+    for name in split.classes if split else sorted({s.class_name for s in test.samples}):
+        tested = [sample for sample in test.samples if sample.class_name == name]
+        defects = [sample for sample in tested if sample.anomalous]
+        images[name] = {
+            "train": split.training_images(name) if split else 0,
+            "calibration": split.further_images(name) if split else 0,
+            "test_good": len(tested) - len(defects),
+            "test_defects": len(defects),
+            "masks": sum(sample.mask is not None for sample in defects),
+        }
+    skipped = (split.skipped if split else ()) + test.skipped
+    return {
+        "grad_version": __version__,
+        "image_size": image_size,
+        "anomaly_map_size": image_size,
+        "mask_rule": MASK_RULE,
+        "images": images,
+        "unreadable_images": len(skipped),
+    }
+
+
+def check_masks(dataset: Dataset) -> None:
+    """Decode every mask once, as a broken one should not come up after hours.
+
+    Raises:
+        GradError: a mask can't be read.
+    """
+    for sample in dataset.test:
+        if sample.mask is not None:
+            load_mask(sample.mask)
+
+
+def show_dataset(dataset: Dataset, console: Console) -> None:
+    """What was found in a folder: the counts of each class, and what is odd."""
+    table = Table(title=f"{dataset.root} ({dataset.layout})", title_justify="left")
+    table.add_column("class")
+    for heading in ("train", "test good", "test defects", "masks"):
+        table.add_column(heading, justify="right")
+    for row in dataset.summary():
+        counts = (row.train, row.test_good, row.test_anomalous, row.masks)
+        table.add_row(row.name, *(f"{count:,}" for count in counts))
+    console.print(table)
+    for note in dataset.notes:
+        console.print(note, style="yellow", markup=False)
+
+
+def _show_reasons(summary: Mapping[str, Any], console: Console) -> None:
+    """Why there are dashes in the table, a line for each class and reason."""
+    for name, reasons in summary["reasons"].items():
+        for reason in dict.fromkeys(reasons.values()):
+            keys = ", ".join(key for key, why in reasons.items() if why == reason)
+            console.print(f"{name}: {reason} ({keys})", style="yellow", markup=False)
