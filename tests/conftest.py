@@ -1,9 +1,13 @@
 """Helpers and fixtures that the tests of the operators share."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+from grad.data import Sample
+from grad.features import Features
 from grad.ops import library
 
 # Error against float64, relative to the size of the whole result.
@@ -149,3 +153,28 @@ LAYOUTS = [
     "every other column",
     "every other row",
 ]
+
+
+class MapsInMemory:
+    """Feature maps (N, H, W, C) as :class:`grad.feature_file.StoredMaps` gives them."""
+
+    key = "in memory"
+
+    def __init__(self, maps: Tensor) -> None:
+        self._maps = maps.half().numpy()
+        self.shape = self._maps.shape
+
+    def read_into(self, row, maps):
+        maps[:] = self._maps[row]
+
+
+def make_features(count=9, seed=0, *, shape=(6, 3, 3), broken=None, class_name="a"):
+    """Features (C, H, W) that are one pattern with a little noise; NaN in one image if asked."""
+    channels, *size = shape
+    generator = torch.Generator().manual_seed(seed)
+    pattern = torch.randn(1, *size, channels, generator=generator)
+    maps = pattern + 0.1 * torch.randn(count, *size, channels, generator=generator)
+    if broken is not None:
+        maps[broken] = torch.nan
+    samples = tuple(Sample(Path(f"{i}.png"), class_name, "train") for i in range(count))
+    return Features(samples, (), (MapsInMemory(maps),), tuple((0, i) for i in range(count)))
