@@ -21,7 +21,8 @@ _OVER = (0, 2, 3)  # a channel's values
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """``nn.BatchNorm2d`` whose statistics in training are those of all processes' images together.
 
-    A process may have no image at all. Statistics and sums are float32 whatever the input is.
+    A process may have no image at all. All is computed in the dtype of the weight, float32 where
+    the input has 16 bits too.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -49,25 +50,28 @@ class _Normalize(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        mean, variance, count = _joint_statistics(x.float())
+        wide = x.to(weight.dtype)
+        mean, variance, count = _joint_statistics(wide)
         scale = torch.rsqrt(variance + eps)
         ctx.save_for_backward(x, weight, mean, scale, count)
         ctx.mark_non_differentiable(mean, variance, count)
         factor = weight * scale
-        output = torch.addcmul(_wide(bias - mean * factor), x.float(), _wide(factor))
+        output = torch.addcmul(_per_channel(bias - mean * factor), wide, _per_channel(factor))
         return output.to(x.dtype), mean, variance, count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor, *_: None) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale, count = ctx.saved_tensors
-        grad = grad_output.float()
-        normal = (x.float() - _wide(mean)) * _wide(scale)
+        grad = grad_output.to(weight.dtype)
+        normal = (x.to(weight.dtype) - _per_channel(mean)) * _per_channel(scale)
         grad_bias = grad.sum(_OVER)
         grad_weight = (grad * normal).sum(_OVER)
         # Of weight and bias each process keeps its own share, which is averaged with all others.
         sums = distributed.sum_(torch.stack([grad_bias, grad_weight])) / count
-        grad_x = (grad - _wide(sums[0]) - normal * _wide(sums[1])) * _wide(weight * scale)
+        grad_x = (grad - _per_channel(sums[0]) - normal * _per_channel(sums[1])) * _per_channel(
+            weight * scale
+        )
         return grad_x.to(x.dtype), grad_weight, grad_bias, None
 
 
@@ -92,7 +96,7 @@ def _joint_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean.to(x.dtype), variance.to(x.dtype), total.to(x.dtype)
 
 
-def _wide(values: Tensor) -> Tensor:
+def _per_channel(values: Tensor) -> Tensor:
     """(C,) as a factor of (B, C, H, W)."""
     return values[:, None, None]
 

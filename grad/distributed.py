@@ -39,13 +39,19 @@ class StoppedElsewhere(GradError):
 
 
 class ProcessLost(GradError):
-    """Another process of this run ended before its work was done."""
+    """Another process of this run ended before its work was done.
 
-    def __init__(self, reason: str) -> None:
+    Args:
+        reason: how that came to be known.
+        advice: what to do, beside looking for that process's own message.
+    """
+
+    def __init__(self, reason: str, advice: str = "") -> None:
         super().__init__(
             f"Another process of this run ended before its work was done ({reason}): look for its "
-            "own message."
+            f"own message{advice and '; '}{advice}."
         )
+        self.reason = reason
 
 
 def is_launched() -> bool:
@@ -112,23 +118,39 @@ def joined(device: torch.device) -> Iterator[None]:
     global _control
     _control = dist.new_group(backend="gloo", timeout=_PATIENCE)
     try:
-        with _ended_politely():
+        with advising(""), _ended_politely():
             yield
             barrier()
     except GradError as error:
         if isinstance(error, StoppedElsewhere) or _is_first_to_say():
             raise
         raise StoppedElsewhere from error
-    except RuntimeError as error:
-        if not _is_connection_lost(error):
-            raise
-        if _is_first_to_say():
-            raise ProcessLost("its connection closed") from error
-        raise StoppedElsewhere from error
     else:
         dist.destroy_process_group()
     finally:
         _control = None
+
+
+@contextmanager
+def advising(advice: str) -> Iterator[None]:
+    """Where another process is lost, say what to do about it.
+
+    Args:
+        advice: a clause in the imperative, without a full stop.
+
+    Raises:
+        ProcessLost: in place of what the connection to a lost process raises.
+    """
+    try:
+        yield
+    except ProcessLost as error:
+        if not advice:
+            raise
+        raise ProcessLost(error.reason, advice) from error
+    except RuntimeError as error:
+        if size() == 1 or not _is_connection_lost(error):
+            raise
+        raise ProcessLost("its connection closed", advice) from error
 
 
 def barrier() -> None:
@@ -157,6 +179,20 @@ def from_main(function: Callable[[], T]) -> T:
     if answer[1] is not None:
         raise StoppedElsewhere
     return answer[0]  # type: ignore[no-any-return]
+
+
+def said_once(function: Callable[[], T]) -> T:
+    """Call, before processes have joined, a function that does the same in all of them.
+
+    Raises:
+        StoppedElsewhere: it raised a GradError, and this is not the main process.
+    """
+    try:
+        return function()
+    except GradError as error:
+        if os.environ.get("RANK", "0") == "0":
+            raise
+        raise StoppedElsewhere from error
 
 
 def main_first(function: Callable[[], T]) -> T:

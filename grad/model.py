@@ -306,7 +306,7 @@ def to_rows(maps: Tensor) -> Tensor:
 def to_maps(rows: Tensor, like: Tensor) -> Tensor:
     """(B*H*W, C) -> (B, C, H, W) in channels_last memory, with B, H and W of ``like``."""
     batch, _, height, width = like.shape
-    return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
+    return rows.view(batch, height, width, rows.shape[1]).permute(0, 3, 1, 2)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -54,9 +54,9 @@ class TrainingStep:
         if distributed.size() > 1:
             if sync_batch_norm:
                 synchronized(model)
-            self._loss = DistributedDataParallel(
-                self._loss, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            parallel = DistributedDataParallel(self._loss, gradient_as_bucket_view=True)
+            parallel.broadcast_buffers = False  # an argument of another name in newer torch
+            self._loss = parallel
 
     def __call__(self, images: Tensor, count: int) -> Tensor:
         """Train on one batch.

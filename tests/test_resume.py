@@ -9,11 +9,9 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from conftest import make_features
-from PIL import Image
+from conftest import make_features, make_images
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -148,30 +146,15 @@ def test_a_full_disk_is_a_sentence(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Two classes of coloured noise."""
-    root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for name, colour in (("one", 60), ("two", 160)):
-        for part, count in (("train/good", 6), ("test/good", 2), ("test/dark", 2)):
-            for i in range(count):
-                path = root / name / part / f"{i}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                dark = 40 * (part == "test/dark")
-                noise = rng.normal(colour - dark, 12, (SIZE, SIZE, 3)).clip(0, 255)
-                Image.fromarray(noise.astype(np.uint8)).save(path)
-    return root
-
-
-@pytest.fixture(scope="module")
-def options(data, tmp_path_factory):
-    cache = tmp_path_factory.mktemp("cache")
+def options(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    make_images(folder / "data", classes=("one", "two"), train=6, test=2, size=SIZE)
     quick = (
         "--backbone tf_efficientnet_lite0 --preset grad-tiny --epochs 25 --batch-size 4 --drops 20"
     )
     return [
         *f"{quick} --image-size {SIZE} --device cpu --precision float32 --separate".split(),
-        *("--cache", str(cache), "--data", str(data)),
+        *("--cache", str(folder / "cache"), "--data", str(folder / "data")),
     ]
 
 
