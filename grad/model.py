@@ -216,11 +216,13 @@ class GRAD(nn.Module):
         model.fusion.to(memory_format=torch.channels_last)  # grids keep their own layout
         return model
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, jitter_state: Tensor | None = None) -> Tensor:
         """The normal version of feature maps, before refinement.
 
         Args:
             features: (B, C, H, W), channels_last memory best (any other is converted once).
+            jitter_state: what the noise in training comes from, as :func:`grad.ops.jitter_noise`
+                takes it; None draws one from torch's generator.
 
         Returns:
             (B, C, H, W), channels_last; in the autocast dtype under autocast.
@@ -233,28 +235,31 @@ class GRAD(nn.Module):
         if self.local is None:
             normal = self._global_values(features)  # (B*H*W, C)
         elif self.global_ is None:
-            normal = self._local_values(rows)  # (B*H*W, C)
+            normal = self._local_values(rows, jitter_state)  # (B*H*W, C)
         else:
-            normal = self._both_values(features, rows)  # (B*H*W, 2C), [global, local]
+            normal = self._both_values(features, rows, jitter_state)  # (B*H*W, 2C), [global, local]
         prediction: Tensor = self.fusion(to_maps(normal, features))
         return prediction
 
-    def loss_and_score(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_and_score(
+        self, features: Tensor, jitter_state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Training loss and score map of the refined prediction (paper, equations 5 to 8).
 
         Args:
             features: (B, C, H, W).
+            jitter_state: as in :meth:`forward`.
 
         Returns:
             loss, scalar float32; score, (B, H, W) float32: the distance of each pixel from normal.
         """
         batch, _, height, width = features.shape
-        prediction = to_rows(self(features))
+        prediction = to_rows(self(features, jitter_state))
         rows = to_rows(features).to(prediction.dtype)
         loss, score = ops.refine(rows, prediction, mode=self.settings.refine)
         return loss, score.view(batch, height, width)
 
-    def _both_values(self, features: Tensor, rows: Tensor) -> Tensor:
+    def _both_values(self, features: Tensor, rows: Tensor, jitter_state: Tensor | None) -> Tensor:
         assert self.local is not None and self.global_ is not None
         return ops.lookup(
             self.global_.coords(features),
@@ -264,9 +269,10 @@ class GRAD(nn.Module):
             self.local.coords.bias,
             self.local.grid.values,
             jitter=self.jitter if self.training else None,
+            jitter_state=jitter_state,
         )
 
-    def _local_values(self, rows: Tensor) -> Tensor:
+    def _local_values(self, rows: Tensor, jitter_state: Tensor | None) -> Tensor:
         assert self.local is not None
         return ops.project(
             self.local.hidden(rows),
@@ -274,6 +280,7 @@ class GRAD(nn.Module):
             self.local.coords.bias,
             self.local.grid.values,
             jitter=self.jitter if self.training else None,
+            jitter_state=jitter_state,
         )
 
     def _global_values(self, features: Tensor) -> Tensor:
@@ -299,7 +306,7 @@ def to_rows(maps: Tensor) -> Tensor:
 def to_maps(rows: Tensor, like: Tensor) -> Tensor:
     """(B*H*W, C) -> (B, C, H, W) in channels_last memory, with B, H and W of ``like``."""
     batch, _, height, width = like.shape
-    return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
+    return rows.view(batch, height, width, rows.shape[1]).permute(0, 3, 1, 2)
 
 
 def count_parameters(model: nn.Module) -> int:

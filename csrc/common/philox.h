@@ -18,6 +18,7 @@ struct JitterArgs {
   float probability;
   float std;
   bool per_batch;  // one coin for all rows
+  const int64_t* first_row;  // (1,) what row 0 is counted as, for a part of more rows; null: 0
 };
 
 struct Words {
@@ -81,14 +82,15 @@ template <int D>
 GRAD_HOST_DEVICE void jitter_noise(const JitterArgs& jitter, int64_t row, float* noise) {
   const uint64_t seed = static_cast<uint64_t>(jitter.state[0]);
   const uint64_t offset = static_cast<uint64_t>(jitter.state[1]);
-  const Words words = philox(seed, offset, static_cast<uint64_t>(row));
+  const uint64_t place = static_cast<uint64_t>(row + (jitter.first_row ? *jitter.first_row : 0));
+  const Words words = philox(seed, offset, place);
   const uint32_t coin = jitter.per_batch ? philox(seed, offset, ~uint64_t{0}).w[0] : words.w[0];
   const bool chosen = uniform(coin) < jitter.probability;
   float normals[4] = {};
   if (chosen) {
     box_muller(words.w[2], words.w[3], normals);
     if (D > 2) {
-      const Words more = philox(seed, offset + 1, static_cast<uint64_t>(row));
+      const Words more = philox(seed, offset + 1, place);
       box_muller(more.w[0], more.w[1], normals + 2);
     }
   }
