@@ -173,6 +173,30 @@ def load_backbone(name: str | None = None, weights: Path | None = None) -> Backb
         return _load(BUILT_IN_BACKBONE, None, note)
 
 
+def restore_backbone(name: str, maps: Sequence[int], state: Mapping[str, Tensor]) -> Backbone:
+    """The backbone of a model file, made without a download.
+
+    Args:
+        name: as in :attr:`Backbone.name`.
+        maps: as in :attr:`Backbone.maps`.
+        state: the ``state_dict`` of the backbone that was saved.
+
+    Raises:
+        GradError: the installed timm does not know the model.
+        RuntimeError: ``state`` does not fit the model.
+    """
+    if not timm.is_model(name):
+        raise GradError(
+            f"The model's backbone {name} is none of timm {timm.__version__}: install the version "
+            "of timm that it was trained with, or a newer one."
+        )
+    model = _create(name, pretrained=False)
+    backbone = Backbone(name, model, model.prune_intermediate_layers(list(maps), prune_norm=True))
+    backbone.load_state_dict(dict(state))  # the normalisation too
+    backbone.fingerprint = _fingerprint(name, backbone.state_dict())
+    return backbone
+
+
 class _WeightsUnavailable(GradError):
     """The weights of a backbone are in no file, package or cache, and can't be downloaded."""
 

@@ -1,6 +1,7 @@
 """``model.safetensors``: weights, and in its metadata everything that predicting needs.
 
-Tensors and JSON only: reading a checkpoint never runs code.
+Tensors ``model.*`` are GRAD's, ``backbone.*`` those of the frozen backbone, so that a model file
+needs nothing else. Tensors and JSON only: reading a checkpoint never runs code.
 """
 
 from __future__ import annotations
@@ -13,22 +14,29 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from grad import __version__
+from grad.backbone import Backbone, restore_backbone
+from grad.calibration import Calibration
 from grad.errors import GradError
 from grad.files import replacing
 from grad.model import GRAD
 
-FORMAT = "grad-model/1"
+FORMAT = "grad-model/2"
+FILE_NAME = "model.safetensors"
+
+_MODEL, _BACKBONE = "model.", "backbone."
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What predicting needs beside the model itself.
+    """What predicting needs beside the networks and the calibration.
 
     Attributes:
         backbone: its name, as :func:`grad.backbone.load_backbone` takes it.
-        backbone_fingerprint: the weights that the model was trained on; others don't fit.
+        backbone_maps: which of its feature maps are used.
+        backbone_fingerprint: of the weights that the model was trained on; others don't fit.
         image_size: side of the square that images are resized to, in pixels.
         mean, std: the backbone's normalisation of the three colour channels.
         classes: what the model was trained on.
@@ -37,6 +45,7 @@ class ModelInfo:
     """
 
     backbone: str
+    backbone_maps: tuple[int, ...]
     backbone_fingerprint: str
     image_size: int
     mean: tuple[float, ...]
@@ -46,18 +55,128 @@ class ModelInfo:
     grad_version: str = __version__
 
 
-def save_checkpoint(path: Path, model: GRAD, info: ModelInfo) -> None:
+@dataclass(frozen=True)
+class LoadedModel:
+    """The content of a model file, ready to predict (evaluation mode).
+
+    Attributes:
+        model: GRAD.
+        backbone: images to the feature maps that ``model`` takes.
+        info: what belongs to them.
+        calibration: thresholds; None for a run that was interrupted before it had any.
+    """
+
+    model: GRAD
+    backbone: Backbone
+    info: ModelInfo
+    calibration: Calibration | None
+
+
+def save_checkpoint(
+    path: Path,
+    model: GRAD,
+    backbone: Backbone,
+    info: ModelInfo,
+    calibration: Calibration | None = None,
+) -> None:
     """Write a model; the file is whole or not there.
 
     Raises:
         GradError: the file can't be written.
     """
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    tensors |= {_BACKBONE + name: tensor for name, tensor in backbone.state_dict().items()}
     metadata = {
         "format": FORMAT,
         "model": json.dumps(asdict(model.settings)),
         "info": json.dumps(asdict(info)),
+        "calibration": json.dumps(None if calibration is None else calibration.to_json()),
     }
+    _write(path, {k: t.detach().cpu().contiguous() for k, t in tensors.items()}, metadata)
+
+
+def save_calibration(path: Path, calibration: Calibration) -> None:
+    """Exchange the thresholds in a model file; its weights stay as they are.
+
+    Raises:
+        GradError: as :func:`load_checkpoint`; the file can't be written.
+    """
+    metadata, tensors = _read(path)
+    _write(path, tensors, metadata | {"calibration": json.dumps(calibration.to_json())})
+
+
+def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> LoadedModel:
+    """Read a model and everything that it needs; nothing is downloaded.
+
+    Args:
+        path: a model file, or the folder of a run that holds ``model.safetensors``.
+        device: where both networks go.
+
+    Raises:
+        GradError: no such file; no GRAD checkpoint; a damaged one; one of another format; a
+            backbone that the installed timm does not have.
+    """
+    path = model_file(path)
+    metadata, tensors = _read(path)
+    try:
+        info = _info(json.loads(metadata["info"]))
+        found = json.loads(metadata["calibration"])
+        with torch.random.fork_rng(devices=[]):  # what is initialised here is overwritten
+            model = GRAD.from_preset(**json.loads(metadata["model"]))
+        # assign=False: values go into the channels_last memory that from_preset has chosen.
+        model.load_state_dict(_under(_MODEL, tensors))
+        backbone = restore_backbone(info.backbone, info.backbone_maps, _under(_BACKBONE, tensors))
+        calibration = None if found is None else Calibration.from_json(found)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise GradError(
+            f"The model {path} has a header that does not fit its weights ({reason}): "
+            "copy or train it again."
+        ) from error
+    if backbone.fingerprint != info.backbone_fingerprint:
+        raise GradError(
+            f"The model {path} is damaged (the weights of its backbone are not those that it was "
+            "trained on): copy or train it again."
+        )
+    return LoadedModel(model.eval().to(device), backbone.to(device), info, calibration)
+
+
+def model_file(path: Path | str) -> Path:
+    """The model file that a path means: itself, or the one in the folder of a run.
+
+    Raises:
+        GradError: there is none.
+    """
+    path = Path(path).expanduser()
+    try:
+        if path.is_dir():
+            if (path / FILE_NAME).is_file():
+                return path / FILE_NAME
+            models = sorted(inner.parent.name for inner in path.glob(f"*/{FILE_NAME}"))
+            hint = f"give one of its folders, {', '.join(models[:5])}" if models else "train first"
+            raise GradError(f"The folder {path} holds no {FILE_NAME}: {hint}.")
+        if not path.is_file():
+            raise GradError(f"The model {path} does not exist: give the {FILE_NAME} of a run.")
+    except PermissionError as error:
+        raise GradError(f"The model {path} can't be read ({error.strerror}).") from error
+    return path
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a file in this format."""
+    _refuse_pickle(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            _check_format(path, metadata)
+            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise GradError(
+            f"The model {path} is damaged or no safetensors file ({error}): copy or train it again."
+        ) from error
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     with replacing(path) as temporary:
         try:
             save_file(tensors, temporary, metadata)
@@ -65,48 +184,22 @@ def save_checkpoint(path: Path, model: GRAD, info: ModelInfo) -> None:
             raise OSError(str(error)) from error
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[GRAD, ModelInfo]:
-    """Read a model, ready to predict (evaluation mode), and what belongs to it.
-
-    Raises:
-        GradError: no such file; no GRAD checkpoint; a damaged one; one of another format.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise GradError(f"The model {path} does not exist: give the model.safetensors of a run.")
-    _refuse_pickle(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            _check_format(path, metadata)
-            model, info = _from_metadata(metadata)
-            # assign=False: values go into the channels_last memory that from_preset has chosen.
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise GradError(
-            f"The model {path} is damaged or no safetensors file ({error}): copy or train it again."
-        ) from error
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise GradError(
-            f"The model {path} has a header that does not fit its weights ({reason}): "
-            "copy or train it again."
-        ) from error
-    return model.eval().to(device), info
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose name begins with a prefix, under their name without it."""
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
-def _from_metadata(metadata: dict[str, str]) -> tuple[GRAD, ModelInfo]:
-    fields: dict[str, Any] = json.loads(metadata["info"])
-    for name in ("mean", "std", "classes"):
+def _info(fields: dict[str, Any]) -> ModelInfo:
+    for name in ("backbone_maps", "mean", "std", "classes"):
         fields[name] = tuple(fields[name])
-    return GRAD.from_preset(**json.loads(metadata["model"])), ModelInfo(**fields)
+    return ModelInfo(**fields)
 
 
 def _check_format(path: Path, metadata: dict[str, str]) -> None:
     found = metadata.get("format")
     if found is None:
         raise GradError(
-            f"{path} is a safetensors file, but no GRAD model: give the model.safetensors of a run."
+            f"{path} is a safetensors file, but no GRAD model: give the {FILE_NAME} of a run."
         )
     if found != FORMAT:
         raise GradError(
@@ -117,10 +210,13 @@ def _check_format(path: Path, metadata: dict[str, str]) -> None:
 
 def _refuse_pickle(path: Path) -> None:
     """A PyTorch file is a pickle, plain (first byte 0x80) or in a zip archive."""
-    with path.open("rb") as file:
-        start = file.read(2)
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise GradError(f"The model {path} can't be read ({error.strerror}).") from error
     if start == b"PK" or (start[:1] == b"\x80" and start[1:] < b"\x06"):
         raise GradError(
             f"{path} is a pickle or an archive, which can run code when it is read: GRAD reads "
-            "only the model.safetensors of its own runs."
+            f"only the {FILE_NAME} of its own runs."
         )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -19,7 +19,6 @@ from grad.metrics import METRICS, ClassMetrics, ClassReport
 from grad.model import GRAD
 from grad.progress import Progress
 from grad.scoring import anomaly_map, image_score
-from grad.visualize import ExamplePicker
 
 _BATCH = 16  # images scored at once
 
@@ -37,11 +36,19 @@ _HEADINGS = {
 }
 
 
+class Observer(Protocol):
+    """What wants to see the results of an evaluation."""
+
+    def add(self, samples: Sequence[Sample], image_scores: Tensor, anomaly_maps: Tensor) -> None:
+        """Takes a batch of B samples of one class, their scores (B,) and maps (B, h, w)."""
+        ...
+
+
 def evaluate(
     model: GRAD,
     features: Features,
     image_size: int,
-    picker: ExamplePicker,
+    observers: Sequence[Observer],
     *,
     classes: Sequence[str],
     console: Console | None = None,
@@ -54,7 +61,7 @@ def evaluate(
         model: on any device.
         features: of test images.
         image_size: side of the anomaly maps, in pixels.
-        picker: is offered every result.
+        observers: are offered every result.
         classes: what to report on; one without test images has a reason instead of metrics.
         console: where progress goes; None for silence.
 
@@ -64,26 +71,37 @@ def evaluate(
     Raises:
         GradError: scores are NaN; a mask can't be read.
     """
-    device = next(model.parameters()).device
     size = (image_size, image_size)
     metrics = {name: ClassMetrics(name) for name in sorted(classes)}
-    model.eval()
-    with torch.inference_mode(), Progress(console, "evaluation", len(features)) as progress:
-        for first in range(0, len(features), _BATCH):
-            indices = range(first, min(first + _BATCH, len(features)))
-            samples = [features.samples[i] for i in indices]
-            _, score = model.loss_and_score(features.batch(indices).to(device).float())
-            maps = anomaly_map(score, size)
-            scores = image_score(maps).cpu()
-            maps = maps.cpu()
+    with Progress(console, "evaluation", len(features)) as progress:
+        for samples, scores, maps in scored(model, features, image_size):
             for name, rows in _rows_by_class(samples).items():
                 mine = [samples[row] for row in rows]
                 masks = [_mask(sample, size) for sample in mine]
                 labels = [sample.anomalous for sample in mine]
                 metrics[name].update(maps[rows], masks, scores[rows], labels)
-                picker.add(mine, scores[rows], maps[rows])
+                for observer in observers:
+                    observer.add(mine, scores[rows], maps[rows])
             progress.advance(len(samples))
     return {name: of_class.compute() for name, of_class in metrics.items()}
+
+
+def scored(
+    model: GRAD, features: Features, image_size: int
+) -> Iterator[tuple[list[Sample], Tensor, Tensor]]:
+    """Samples, image scores (B,) and anomaly maps (B, image_size, image_size), batch by batch.
+
+    In float32 on the model's device; results are on the CPU.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    for first in range(0, len(features), _BATCH):
+        indices = range(first, min(first + _BATCH, len(features)))
+        with torch.inference_mode():
+            _, score = model.loss_and_score(features.batch(indices).to(device).float())
+            maps = anomaly_map(score, (image_size, image_size))
+            scores = image_score(maps)
+        yield [features.samples[i] for i in indices], scores.cpu(), maps.cpu()
 
 
 def write_metrics(path: Path, summary: Mapping[str, Any]) -> None:

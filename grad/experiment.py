@@ -16,7 +16,7 @@ from rich.table import Table
 
 from grad import __version__
 from grad.backbone import Backbone, load_backbone
-from grad.checkpoint import ModelInfo, save_checkpoint
+from grad.checkpoint import FILE_NAME, ModelInfo, save_checkpoint
 from grad.config import TrainConfig, write_config
 from grad.data import Dataset, Sample, demo_dataset, few_shot, find_dataset, load_mask
 from grad.errors import GradError
@@ -148,8 +148,8 @@ def _train_and_evaluate(
         precision=config.precision,  # type: ignore[arg-type]  # "auto" is resolved
         console=console,
     )
-    file = folder / "model.safetensors"
-    save_checkpoint(file, model, _info(job, classes, result.epochs))
+    file = folder / FILE_NAME
+    save_checkpoint(file, model, job.backbone, _info(job, classes, result.epochs))
     write_config(folder / "config.yaml", config)
     if result.interrupted:
         console.print(
@@ -159,7 +159,7 @@ def _train_and_evaluate(
             soft_wrap=True,
         )
         raise KeyboardInterrupt
-    return evaluate(model, test, config.image_size, job.picker, classes=classes, console=console)
+    return evaluate(model, test, config.image_size, [job.picker], classes=classes, console=console)
 
 
 def _make_model(job: _Run) -> GRAD:
@@ -196,6 +196,7 @@ def _info(job: _Run, classes: tuple[str, ...], epochs: int) -> ModelInfo:
     backbone = job.backbone
     return ModelInfo(
         backbone=backbone.name,
+        backbone_maps=tuple(backbone.maps),
         backbone_fingerprint=backbone.fingerprint,
         image_size=job.config.image_size,
         mean=tuple(backbone.mean.flatten().tolist()),

@@ -2,58 +2,124 @@ import dataclasses
 import os
 
 import pytest
+import timm
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from grad import backbone as backbone_module
 from grad import checkpoint
-from grad.checkpoint import ModelInfo, load_checkpoint, save_checkpoint
+from grad.backbone import load_backbone
+from grad.calibration import calibrate
+from grad.checkpoint import ModelInfo, load_checkpoint, save_calibration, save_checkpoint
 from grad.errors import GradError
 from grad.model import GRAD
 
-INFO = ModelInfo(
-    backbone="tf_efficientnet_lite0",
-    backbone_fingerprint="abc",
-    image_size=224,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.25, 0.5),
-    classes=("bottle", "Schraube ä"),
-    epochs=3,
+SMALL = "test_resnet"  # a model of timm with 0.5 million parameters
+SIZE = 32
+CALIBRATION = calibrate(
+    {"bottle": [1.0, 2.0, 3.0], "Schraube ä": [2.0, 5.0]},
+    {"bottle": [2.0, 4.0, 6.0], "Schraube ä": [4.0, 10.0]},
+    {"bottle": "held out", "Schraube ä": "training"},
 )
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
     torch.manual_seed(0)
-    model = GRAD.from_preset("grad-tiny", 8, 4, 4, local_dims=3, local_resolution=2, jitter="batch")
+    file = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+    save_file(timm.create_model(SMALL).state_dict(), file)
+    return load_backbone(SMALL, file)
+
+
+@pytest.fixture(scope="module")
+def info(backbone):
+    return ModelInfo(
+        backbone=SMALL,
+        backbone_maps=tuple(backbone.maps),
+        backbone_fingerprint=backbone.fingerprint,
+        image_size=SIZE,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.25, 0.5),
+        classes=("bottle", "Schraube ä"),
+        epochs=3,
+    )
+
+
+@pytest.fixture
+def model(backbone):
+    torch.manual_seed(0)
+    shape = (backbone.channels, *backbone.feature_size(SIZE))
+    model = GRAD.from_preset("grad-tiny", *shape, local_dims=3, local_resolution=2, jitter="batch")
     for _ in range(2):  # give batch normalisation statistics of its own
-        model.train()(torch.randn(2, 8, 4, 4))
+        model.train()(torch.randn(2, *shape))
     return model.eval()
 
 
 @pytest.fixture
-def path(model, tmp_path):
-    save_checkpoint(tmp_path / "model.safetensors", model, INFO)
+def path(model, backbone, info, tmp_path):
+    save_checkpoint(tmp_path / "model.safetensors", model, backbone, info, CALIBRATION)
     return tmp_path / "model.safetensors"
 
 
-def test_a_loaded_model_is_the_saved_one(model, path):
-    loaded, info = load_checkpoint(path)
-    assert info == INFO
-    assert loaded.settings == model.settings
-    assert not loaded.training
-    features = torch.randn(2, 8, 4, 4)
-    assert torch.equal(loaded.loss_and_score(features)[1], model.loss_and_score(features)[1])
-    weight = loaded.fusion[1].conv1.weight
+@pytest.fixture
+def no_downloads(monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("tried to find weights elsewhere")
+
+    monkeypatch.setattr(backbone_module, "_download", refuse)
+    monkeypatch.setattr(backbone_module, "_package_weights", refuse)
+
+
+def test_a_loaded_model_is_the_saved_one(model, backbone, info, path, no_downloads):
+    loaded = load_checkpoint(path)
+    assert loaded.info == info
+    assert loaded.calibration == CALIBRATION
+    assert loaded.model.settings == model.settings
+    assert not loaded.model.training and not loaded.backbone.training
+    images = torch.rand(2, 3, SIZE, SIZE)
+    features = loaded.backbone(images)
+    assert torch.equal(features, backbone(images))
+    assert loaded.backbone.fingerprint == backbone.fingerprint
+    assert loaded.backbone.feature_size(SIZE) == (model.settings.height, model.settings.width)
+    assert torch.equal(loaded.model.loss_and_score(features)[1], model.loss_and_score(features)[1])
+    weight = loaded.model.fusion[1].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_loading_draws_no_random_numbers(path):
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    load_checkpoint(path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_folder_of_a_run_will_do(path, tmp_path):
+    assert load_checkpoint(str(path.parent)).info == load_checkpoint(path).info
+    (tmp_path / "runs/one").mkdir(parents=True)
+    with pytest.raises(GradError, match=r"runs holds no model.safetensors: train first"):
+        load_checkpoint(tmp_path / "runs")
+    path.rename(tmp_path / "runs/one/model.safetensors")
+    with pytest.raises(GradError, match=r"give one of its folders, one"):
+        load_checkpoint(tmp_path / "runs")
+
+
+def test_a_model_without_calibration(model, backbone, info, path):
+    save_checkpoint(path, model, backbone, info)
+    assert load_checkpoint(path).calibration is None
+    save_calibration(path, CALIBRATION)
+    loaded = load_checkpoint(path)
+    assert loaded.calibration == CALIBRATION and loaded.info == info
 
 
 def test_metadata_is_readable_without_grad(path):
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-    assert metadata["format"] == "grad-model/1"
-    assert '"image_size": 224' in metadata["info"]
+    assert metadata["format"] == "grad-model/2"
+    assert f'"image_size": {SIZE}' in metadata["info"]
     assert '"preset": "grad-tiny"' in metadata["model"]
+    assert '"false_alarm_rate": 0.01' in metadata["calibration"]
 
 
 def test_no_such_file(tmp_path):
@@ -63,41 +129,98 @@ def test_no_such_file(tmp_path):
 
 @pytest.mark.parametrize("legacy", [True, False])
 def test_pickles_are_refused(model, tmp_path, legacy):
-    path = tmp_path / "model.pt"
+    path = tmp_path / "model.safetensors"
     torch.save(model.state_dict(), path, _use_new_zipfile_serialization=not legacy)
     with pytest.raises(GradError, match="pickle"):
         load_checkpoint(path)
 
 
-@pytest.mark.parametrize("keep", [0, 4, 100, -10])
+@pytest.mark.parametrize("keep", [0, 4, 100, 0.5, -10])
 def test_truncated_files_are_refused(path, keep):
-    path.write_bytes(path.read_bytes()[:keep])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep) if keep == 0.5 else keep])
     with pytest.raises(GradError, match="damaged"):
         load_checkpoint(path)
 
 
-def test_other_safetensors_files_and_formats_are_refused(model, tmp_path, monkeypatch):
-    path = tmp_path / "other.safetensors"
-    save_file({"x": torch.zeros(1)}, path)
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission(path):
+    path.chmod(0)
+    with pytest.raises(GradError, match="Permission denied"):
+        load_checkpoint(path)
+
+
+def test_other_safetensors_files_and_formats_are_refused(path, monkeypatch):
+    metadata, tensors = checkpoint._read(path)
+    save_file(tensors, path)
     with pytest.raises(GradError, match="no GRAD model"):
         load_checkpoint(path)
-    monkeypatch.setattr(checkpoint, "FORMAT", "grad-model/9")
-    save_checkpoint(path, model, INFO)
-    monkeypatch.undo()
-    with pytest.raises(GradError, match="grad-model/9"):
+    save_file(tensors, path, metadata | {"format": "grad-model/9"})
+    with pytest.raises(GradError, match=r"grad-model/9, this GRAD .* reads grad-model/2"):
         load_checkpoint(path)
 
 
-def test_a_header_that_does_not_fit_is_refused(model, path):
-    other = dataclasses.replace(model.settings, preset="grad-s")
-    model.settings = other
-    save_checkpoint(path, model, INFO)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("info", "{}"),
+        ("info", '"text"'),
+        ("model", "not json"),
+        ("calibration", '{"method": "good"}'),
+        ("calibration", "[]"),
+    ],
+)
+def test_a_damaged_header_is_refused(path, key, value):
+    metadata, tensors = checkpoint._read(path)
+    save_file(tensors, path, metadata | {key: value})
+    with pytest.raises(GradError, match="header that does not fit"):
+        load_checkpoint(path)
+
+
+def test_a_header_that_does_not_fit_is_refused(model, backbone, info, path):
+    model.settings = dataclasses.replace(model.settings, preset="grad-s")
+    save_checkpoint(path, model, backbone, info)
     with pytest.raises(GradError, match="does not fit"):
         load_checkpoint(path)
 
 
+def test_other_weights_of_the_backbone_are_refused(path):
+    metadata, tensors = checkpoint._read(path)
+    key = next(name for name in tensors if name.startswith("backbone.model."))
+    tensors[key].flatten()[0] += 1
+    save_file(tensors, path, metadata)
+    with pytest.raises(GradError, match="weights of its backbone are not those"):
+        load_checkpoint(path)
+
+
+def test_a_backbone_that_timm_does_not_have(model, backbone, info, path):
+    other = dataclasses.replace(info, backbone="resnet_of_next_year")
+    save_checkpoint(path, model, backbone, other)
+    with pytest.raises(GradError, match=r"resnet_of_next_year .* timm"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "tf_efficientnet_lite0"])
+def test_other_families_come_back_too(name, info, tmp_path):
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.safetensors"
+    save_file(timm.create_model(name).state_dict(), weights)
+    before = load_backbone(name, weights)
+    model = GRAD.from_preset("grad-tiny", before.channels, *before.feature_size(SIZE))
+    fields = dataclasses.replace(
+        info,
+        backbone=name,
+        backbone_maps=tuple(before.maps),
+        backbone_fingerprint=before.fingerprint,
+    )
+    save_checkpoint(tmp_path / "model.safetensors", model, before, fields)
+    after = load_checkpoint(tmp_path).backbone
+    images = torch.rand(1, 3, SIZE, SIZE)
+    assert torch.equal(after(images), before(images))
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_leaves_the_old_file(model, path, monkeypatch):
+def test_a_full_disk_leaves_the_old_file(model, backbone, info, path, monkeypatch):
     before = path.read_bytes()
 
     def full(tensors, filename, metadata):
@@ -106,6 +229,6 @@ def test_a_full_disk_leaves_the_old_file(model, path, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(GradError, match="No space left on device"):
-        save_checkpoint(path, model, INFO)
+        save_checkpoint(path, model, backbone, info)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
