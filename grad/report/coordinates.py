@@ -88,9 +88,7 @@ def sample_coordinates(
     return Coordinates(_points(local, s.local_resolution), _points(global_, s.global_resolution))
 
 
-def _even(
-    groups: Sequence[Hashable], most: int, chance: np.random.Generator
-) -> list[int]:
+def _even(groups: Sequence[Hashable], most: int, chance: np.random.Generator) -> list[int]:
     """Random indices, ascending, at most ``most``: as even over the groups as their sizes allow."""
     members: dict[Hashable, list[int]] = {}
     for index in chance.permutation(len(groups)).tolist():

@@ -113,9 +113,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
     bound = max(metrics["error_bound"].values(), default=0.0)
     return {
-        "headings": [
-            {"label": _HEADINGS[key][0], "title": _HEADINGS[key][1]} for key in METRICS
-        ],
+        "headings": [{"label": _HEADINGS[key][0], "title": _HEADINGS[key][1]} for key in METRICS],
         "rows": [(name, [cell(name, key) for key in METRICS]) for name in metrics["classes"]],
         "mean": [_percent(metrics["mean"][key]) for key in METRICS],
         "reasons": [f"{why[:1].upper()}{why[1:]}." for why in reasons],

@@ -46,9 +46,7 @@ def thresholds(
     return found, calibrated
 
 
-def confusion(
-    records: Iterable[ImageRecord], limits: Mapping[str, Threshold]
-) -> Confusion:
+def confusion(records: Iterable[ImageRecord], limits: Mapping[str, Threshold]) -> Confusion:
     """Verdicts on test images, each at the threshold of its class."""
     counts = {(truth, verdict): 0 for truth in (False, True) for verdict in (False, True)}
     for record in records:

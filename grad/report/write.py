@@ -83,6 +83,7 @@ def write_report(
         options=tables.options_table(about.options),
         versions=tables.versions(),
         has_scores=bool(records),
+        has_thresholds=bool(limits),
         has_coordinates=any(model.coordinates is not None for model in models),
         has_history=any(model.history for model in models),
         data=page_data(classes, records, limits, models, pictures),

@@ -32,6 +32,20 @@ function precisionCurve(one) {
   return found;
 }
 
+/** The area under the ROC curve, by trapezoids: ties count one half. */
+function auroc(one) {
+  const points = rocCurve(one);
+  const areas = points.slice(1).map(([x, y], i) => ((x - points[i][0]) * (y + points[i][1])) / 2);
+  return areas.reduce((sum, area) => sum + area, 0);
+}
+
+/** The area under the steps of precision. */
+function averagePrecision(one) {
+  const points = precisionCurve(one);
+  const areas = points.slice(1).map(([x, y], i) => (x - points[i][0]) * y);
+  return areas.reduce((sum, area) => sum + area, 0);
+}
+
 function rocDot(one) {
   const found = confusion([one]);
   return [found.falsePositives / one.good.length, found.truePositives / one.bad.length];
@@ -49,6 +63,12 @@ function startCurves() {
   byId("curves-note").textContent = without.length
     ? `Curves need good and defective test images; without are ${without.join(", ")}.`
     : "";
+  const percents = (values) => (100 * values).toFixed(1);
+  fillClassLegend(
+    byId("curves-legend"),
+    drawable,
+    (one) => ` AUROC ${percents(auroc(one))}, AP ${percents(averagePrecision(one))}`,
+  );
   startCurve(byId("roc"), drawable, rocCurve, rocDot, "false alarms", "defects found");
   startCurve(byId("pr"), drawable, precisionCurve, precisionDot, "defects found", "precision");
 }

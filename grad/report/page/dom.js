@@ -35,7 +35,14 @@ function percent(part, whole) {
   return whole ? `${((100 * part) / whole).toFixed(1)} %` : "–";
 }
 
-const cssColour = (name) => getComputedStyle(document.body).getPropertyValue(name).trim();
+/** A colour of the style sheet as the theme has it now. */
+function cssColour(name) {
+  const probe = document.body.appendChild(element("i"));
+  probe.style.color = `var(${name})`;
+  const { color } = getComputedStyle(probe);
+  probe.remove();
+  return color;
+}
 
 /** Calls `work` at most once a frame, however often it is asked for. */
 function oncePerFrame(work) {

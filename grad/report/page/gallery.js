@@ -4,7 +4,8 @@ const CHUNK = 48; // cards added at once
 
 const IMAGES = DATA.images.map((given) => {
   const one = CLASSES[given.class];
-  return { ...given, one, value: one.threshold ? valueOf(given.score, one) : 0 };
+  const distance = distanceOf(given.score, one);
+  return { ...given, one, distance, value: valueAt(distance) };
 });
 
 const KINDS = {
@@ -20,11 +21,11 @@ const VERDICTS = {
   "correct-bad": "defect found",
 };
 const ORDERS = {
-  highest: (a, b) => b.value - a.value || b.score - a.score,
-  lowest: (a, b) => a.value - b.value || a.score - b.score,
-  nearest: (a, b) => Math.abs(a.value - limitValue(a)) - Math.abs(b.value - limitValue(b)),
+  highest: (a, b) => b.distance - a.distance,
+  lowest: (a, b) => a.distance - b.distance,
+  nearest: (a, b) => fromLimit(a) - fromLimit(b),
 };
-const limitValue = (image) => valueOf(image.one.limit, image.one);
+const fromLimit = (image) => Math.abs(image.distance - distanceOf(image.one.limit, image.one));
 
 /** What the threshold as it is now makes of an image. */
 function kindOf(image) {

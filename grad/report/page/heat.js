@@ -10,7 +10,7 @@ async function drawHeat(canvas, image) {
   const { pixel, pixelTypical } = CLASSES[image.class].threshold;
   const picture = new ImageData(values.width, values.height);
   values.data.forEach((value, i) => {
-    const heat = calibrated(value, pixelTypical, pixel);
+    const heat = valueAt((value - pixelTypical) / (pixel - pixelTypical));
     const colour = 3 * Math.round(255 * heat);
     picture.data[4 * i] = HEAT_COLOURS[colour];
     picture.data[4 * i + 1] = HEAT_COLOURS[colour + 1];
@@ -116,7 +116,7 @@ function drawHeatRamp(canvas) {
   context.putImageData(picture, 0, 0);
 }
 
-/** Thumbnail, heat map and outlines, one above the other; filled when it comes into view. */
+/** Thumbnail, heat map and outlines, one above the other; `fill` draws them, once. */
 function pictureOf(image, className) {
   const box = element("div", { class: className });
   box.fill = async () => {
@@ -127,8 +127,14 @@ function pictureOf(image, className) {
     }
     const thumbnail = element("img", { src: `data:image/webp;base64,${image.thumbnail}`, alt: "" });
     const canvas = element("canvas", { class: "heat" });
-    box.append(thumbnail, canvas);
-    await Promise.all([drawHeat(canvas, image), outlines(image).then((svg) => box.append(svg))]);
+    const layers = element("div", { class: "layers" }, thumbnail, canvas);
+    await thumbnail.decode();
+    const ratio = thumbnail.naturalWidth / thumbnail.naturalHeight;
+    layers.style.aspectRatio = ratio;
+    layers.style.width = `${100 * Math.min(1, ratio)}%`;
+    box.append(layers);
+    await drawHeat(canvas, image);
+    layers.append(await outlines(image));
   };
   return box;
 }

@@ -2,49 +2,55 @@
 
 const STEPS = 1000; // of the slider
 const GRIP = 28; // pixels, width of the slider's thumb
+const FARTHEST = 4; // beyond this distance scores share the last bar
 
-/** What the histogram shows: one class by its scores, several by their calibrated values. */
+/**
+ * What the histogram shows. Its axis is the distance from what is typical; for a single class it is
+ * labelled with scores, for several with anomaly values, which mean the same for each of them.
+ */
 function histogramView() {
   const classes = chosenClasses(JUDGED);
-  if (classes.length !== 1) {
-    const values = (key) => classes.flatMap((one) => one[key].map((s) => valueOf(s, one)));
-    return {
-      classes,
-      good: values("good"),
-      bad: values("bad"),
-      domain: [0, 1],
-      title: "anomaly value (0.5 is each class's own threshold)",
-      limit: median(classes.map((one) => valueOf(one.limit, one))),
-      reference: 0.5,
-      set(value) {
-        for (const one of classes) one.limit = limitAt(value, one);
-      },
-    };
-  }
-  const [one] = classes;
-  const all = [...one.good, ...one.bad, one.threshold.image];
-  const [low, high] = [Math.min(...all), Math.max(...all)];
-  const margin = (high - low) * 0.03 || Math.abs(high) * 0.03 || 1;
+  const single = classes.length === 1 ? classes[0] : null;
+  const distances = (key) =>
+    classes.flatMap((one) => one[key].map((score) => distanceOf(score, one)));
+  const [good, bad] = [distances("good"), distances("bad")];
+  const all = [...good, ...bad, 0, 1];
+  const low = Math.max(-FARTHEST, Math.min(...all)) - 0.1;
+  const high = Math.min(FARTHEST, Math.max(...all)) + 0.1;
   return {
     classes,
-    good: one.good,
-    bad: one.bad,
-    domain: [low - margin, high + margin],
-    title: "anomaly score",
-    limit: one.limit,
-    reference: one.threshold.image,
-    set(score) {
-      one.limit = score;
-    },
+    good,
+    bad,
+    domain: [low, high],
+    cut: Math.max(...all) > high,
+    title: single ? "anomaly score" : "anomaly value",
+    toNumber: single ? (distance) => scoreAt(distance, single) : valueAt,
+    toDistance: single ? (score) => distanceOf(score, single) : distanceAt,
+    ticks: single ? scoreTicks(single, low, high) : valueTicks(low, high),
+    limit: median(classes.map((one) => distanceOf(one.limit, one))),
   };
 }
 
-/** The score of a value; at 0 and 1, which no score reaches, below and above all of the class. */
-function limitAt(value, one) {
-  const { image, imageTypical } = one.threshold;
-  if (value <= 0) return Math.min(one.good[0] ?? image, one.bad[0] ?? image) - (image - imageTypical);
-  if (value >= 1) return Math.max(one.good.at(-1) ?? image, one.bad.at(-1) ?? image);
-  return scoreAt(value, one);
+function scoreTicks(one, low, high) {
+  const ends = [scoreAt(low, one), scoreAt(high, one)];
+  return ticks(ends, 7).map((score) => [distanceOf(score, one), short(score)]);
+}
+
+function valueTicks(low, high) {
+  return [0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999]
+    .map((value) => [distanceAt(value), String(value)])
+    .filter(([distance]) => distance > low && distance < high);
+}
+
+/** Moves the threshold of every class in view; at the right end none is above it. */
+function setLimit(view, distance) {
+  for (const one of view.classes) {
+    one.limit = distance === 1 ? one.threshold.image : scoreAt(distance, one);
+    if (distance >= view.domain[1]) {
+      one.limit = Math.max(one.limit, one.good.at(-1) ?? -Infinity, one.bad.at(-1) ?? -Infinity);
+    }
+  }
+  view.limit = distance;
 }
 
 function median(values) {
@@ -58,8 +64,6 @@ function startHistogram() {
   const number = byId("threshold-number");
   let view = histogramView();
   let drawn = null;
-  const toStep = (x) => ((x - view.domain[0]) / (view.domain[1] - view.domain[0])) * STEPS;
-
   const redraw = drawnToWidth(box, (width) => {
     drawn?.svg.remove();
     drawn = drawHistogram(view, width);
@@ -69,29 +73,31 @@ function startHistogram() {
     showLimit();
   });
   function showLimit() {
-    slider.value = toStep(view.limit);
-    slider.setAttribute("aria-valuetext", `${short(view.limit)}, ${verdictText(view.classes)}`);
-    if (document.activeElement !== number) number.value = Number(view.limit.toPrecision(6));
-    if (drawn) drawn.moveTo(view.limit);
+    const [low, high] = view.domain;
+    const shown = short(view.toNumber(view.limit));
+    slider.value = ((view.limit - low) / (high - low)) * STEPS;
+    slider.setAttribute("aria-valuetext", `${shown}: ${verdictText(view.classes)}`);
+    if (document.activeElement !== number) number.value = shown;
+    drawn?.moveTo(view.limit);
   }
-  function move(x, settled) {
-    view.set(x);
-    view = { ...view, limit: x };
+  function move(distance) {
+    setLimit(view, distance);
     announce("threshold");
-    if (settled) announce("settled");
   }
-  const fromSlider = () =>
-    view.domain[0] + (slider.value / STEPS) * (view.domain[1] - view.domain[0]);
-  slider.addEventListener("input", () => move(fromSlider(), false));
+  slider.addEventListener("input", () => {
+    const [low, high] = view.domain;
+    move(low + (slider.value / STEPS) * (high - low));
+  });
   slider.addEventListener("change", () => announce("settled"));
   number.addEventListener("input", () => {
-    if (number.value !== "" && Number.isFinite(number.valueAsNumber)) move(number.valueAsNumber, true);
+    const distance = view.toDistance(number.valueAsNumber);
+    if (!Number.isFinite(distance)) return; // empty, or no value between 0 and 1
+    move(distance);
+    announce("settled");
   });
   number.addEventListener("blur", showLimit);
   byId("threshold-reset").addEventListener("click", () => {
-    for (const one of view.classes) one.limit = one.threshold.image;
-    view = histogramView();
-    announce("threshold");
+    move(1);
     announce("settled");
   });
   when("class", () => {
@@ -103,34 +109,37 @@ function startHistogram() {
     showLimit();
     showVerdicts(view);
   });
-  when("theme", redraw);
   fillHistogramLegend();
-  fillThresholdTable(byId("threshold-table").tBodies[0]);
   showVerdicts(view);
 }
 
 function drawHistogram(view, width) {
-  const bins = Math.max(16, Math.min(60, Math.floor(width / 14)));
+  const bins = Math.max(20, Math.min(60, Math.floor(width / 14)));
   const [low, high] = view.domain;
-  const binOf = (x) => Math.max(0, Math.min(bins - 1, Math.floor(((x - low) / (high - low)) * bins)));
+  const binOf = (at) => Math.floor(((at - low) / (high - low)) * bins);
   const counts = { good: new Array(bins).fill(0), bad: new Array(bins).fill(0) };
-  for (const kind of ["good", "bad"]) for (const x of view[kind]) counts[kind][binOf(x)]++;
-  const most = { good: Math.max(1, ...counts.good), bad: Math.max(1, ...counts.bad) };
+  for (const kind of ["good", "bad"]) {
+    for (const at of view[kind]) counts[kind][Math.max(0, Math.min(bins - 1, binOf(at)))]++;
+  }
+  // Each half has its own scale, as there may be many more of one kind.
+  const most = { good: Math.max(4, ...counts.good), bad: Math.max(4, ...counts.bad) };
+  const whole = (kind) => ticks([0, most[kind]], 3).filter((n) => n > 0 && Number.isInteger(n));
+  const labels = new Map(view.ticks);
   const drawn = plot(
     width,
     300,
-    { domain: view.domain, title: view.title },
+    { domain: view.domain, title: view.title, ticks: [...labels.keys()], format: (at) => labels.get(at) },
     {
-      domain: [-most.bad, most.good],
-      ticks: ticks([-most.bad, most.good], 5).filter(Number.isInteger),
-      format: (count) => String(Math.abs(count)),
+      domain: [-1.05, 1.05],
+      ticks: [0, ...whole("good").map((n) => n / most.good), ...whole("bad").map((n) => -n / most.bad)],
+      format: (share) => Math.round(share > 0 ? share * most.good : -share * most.bad),
       title: "images",
     },
     `Histogram of ${view.good.length} good and ${view.bad.length} defective images by score.`,
   );
   const { svg, area, x, y } = drawn;
   const clips = ["below", "above"].map((side) => {
-    const rectangle = shape("rect", { y: 0, height: 300, x: 0, width: 0 });
+    const rectangle = shape("rect", { x: 0, y: 0, width: 0, height: 300 });
     svg.append(shape("clipPath", { id: `clip-${side}` }, rectangle));
     return rectangle;
   });
@@ -140,11 +149,10 @@ function drawHistogram(view, width) {
     const group = shape("g", { "clip-path": `url(#clip-${side})`, fill });
     counts[kind].forEach((count, bin) => {
       if (!count) return;
-      const [top, foot] = kind === "good" ? [y(count), y(0)] : [y(0), y(-count)];
-      const left = area.left + bin * wide + 0.5;
-      group.append(
-        shape("rect", { x: left, width: wide - 1, y: top, height: Math.max(1, foot - top), rx: 1 }),
-      );
+      const end = y((kind === "good" ? count : -count) / most[kind]);
+      const top = Math.min(end, y(0));
+      const attributes = { x: area.left + bin * wide + 0.5, width: wide - 1, y: top, rx: 1 };
+      group.append(shape("rect", { ...attributes, height: Math.max(end, y(0)) - top }));
     });
     svg.append(group);
   };
@@ -153,17 +161,18 @@ function drawHistogram(view, width) {
   bars("bad", "below", "url(#wrong-bad)");
   bars("bad", "above", "var(--bad)");
   svg.append(shape("line", { class: "zero", x1: area.left, x2: area.right, y1: y(0), y2: y(0) }));
-  const upright = (className) => shape("line", { class: className, y1: area.top, y2: area.bottom });
-  const reference = upright("reference");
-  reference.setAttribute("x1", x(view.reference));
-  reference.setAttribute("x2", x(view.reference));
-  const limit = upright("limit");
-  svg.append(reference, limit);
+  if (view.cut) {
+    const attributes = { x: area.right, y: area.top + 10, "text-anchor": "end", class: "beyond" };
+    svg.append(shape("text", attributes, "and beyond →"));
+  }
+  const upright = { y1: area.top, y2: area.bottom };
+  const limit = shape("line", { class: "limit", ...upright });
+  svg.append(shape("line", { class: "reference", x1: x(1), x2: x(1), ...upright }), limit);
   return {
     svg,
     area,
-    moveTo(value) {
-      const at = Math.max(area.left, Math.min(area.right, x(value)));
+    moveTo(distance) {
+      const at = Math.max(area.left, Math.min(area.right, x(distance)));
       limit.setAttribute("x1", at);
       limit.setAttribute("x2", at);
       clips[0].setAttribute("width", at);
@@ -189,7 +198,7 @@ function fillHistogramLegend() {
     ["good", "good images, upwards"],
     ["bad", "defective images, downwards"],
     ["wrong", "striped: judged wrong"],
-    ["reference", "dashed: where the threshold was"],
+    ["reference", "dashed: the threshold of the report"],
   ];
   byId("histogram-legend").replaceChildren(
     ...entries.map(([kind, text]) =>
@@ -230,7 +239,7 @@ function showVerdicts(view) {
 
 /** A row a class with what its threshold does; the name looks at the class. */
 function fillThresholdTable(body) {
-  for (const one of JUDGED) {
+  for (const one of CLASSES.filter((one) => one.threshold)) {
     const name = element("button", { type: "button" }, one.name);
     name.addEventListener("click", () => choose(chosen === one ? null : one));
     const row = element("tr", {}, element("th", { scope: "row" }, name));

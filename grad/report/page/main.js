@@ -40,8 +40,8 @@ startClassChoice();
 startPrinting();
 makeSortable(byId("metrics-table"));
 addBars(byId("metrics-table"));
-fillClassLegends(CLASSES);
-if (byId("thresholds")) {
+if (byId("thresholds")) fillThresholdTable(byId("threshold-table").tBodies[0]);
+if (byId("images")) {
   startHistogram();
   startGallery();
   startViewer();

@@ -51,7 +51,7 @@ function decades(low, high) {
  * x(value) and y(value), and the area { left, right, top, bottom } in pixels.
  */
 function plot(width, height, x, y, label) {
-  const area = { left: 50, right: width - 10, top: 10, bottom: height - 40 };
+  const area = { left: 60, right: width - 20, top: 10, bottom: height - 42 };
   const place = {
     x: scale(x.domain, [area.left, area.right], x.logarithmic),
     y: scale(y.domain, [area.bottom, area.top], y.logarithmic),
@@ -92,19 +92,17 @@ function line(points, colour, attributes = {}) {
 }
 
 /** The classes by colour; a click looks at one class, another click at all again. */
-function fillClassLegends(classes, describe = () => "") {
-  for (const legend of document.querySelectorAll("[data-legend]")) {
-    const entries = classes.map((one) => {
-      const swatch = element("span", { class: "swatch" });
-      swatch.style.background = one.colour;
-      const button = element("button", { type: "button" }, swatch, one.name);
-      button.append(element("small", {}, describe(one)));
-      button.addEventListener("click", () => choose(chosen === one ? null : one));
-      const show = () => button.setAttribute("aria-pressed", String(chosen === one));
-      when("class", show);
-      show();
-      return element("li", {}, button);
-    });
-    legend.replaceChildren(...entries);
-  }
+function fillClassLegend(legend, classes, describe = () => "") {
+  const entries = classes.map((one) => {
+    const swatch = element("span", { class: "swatch" });
+    swatch.style.background = one.colour;
+    const button = element("button", { type: "button" }, swatch, one.name);
+    button.append(element("small", {}, describe(one)));
+    button.addEventListener("click", () => choose(chosen === one ? null : one));
+    const show = () => button.setAttribute("aria-pressed", String(chosen === one));
+    when("class", show);
+    show();
+    return element("li", {}, button);
+  });
+  legend.replaceChildren(...entries);
 }

@@ -16,6 +16,7 @@ function startScatter() {
       again();
     });
   }
+  fillClassLegend(byId("coordinates-legend"), CLASSES);
   when("class", again);
   when("theme", again);
 }
@@ -47,15 +48,15 @@ function drawScatter(container, note, points, width, colourBy, grid) {
   context.scale(ratio, ratio);
   const place = scatterPlace(points, width, height);
   drawCells(context, points, place, width, height);
+  const kinds = [cssColour("--good"), cssColour("--bad")];
   // Abnormal points last, as they are few and what one looks for.
   for (const abnormal of [0, 1]) {
     points.x.forEach((_, i) => {
       if (points.abnormal[i] !== abnormal) return;
       const one = CLASSES[points.class[i]];
       const faded = chosen && one !== chosen;
-      const kind = abnormal ? cssColour("--bad") : cssColour("--good");
       context.globalAlpha = faded ? 0.08 : abnormal ? 0.9 : 0.55;
-      drawPoint(context, ...place(i), abnormal, colourBy === "class" ? one.colour : kind);
+      drawPoint(context, ...place(i), abnormal, colourBy === "class" ? one.colour : kinds[abnormal]);
     });
   }
   context.globalAlpha = 1;

@@ -21,18 +21,16 @@ function choose(one) {
 }
 const chosenClasses = (from = CLASSES) => (chosen ? from.filter((one) => one === chosen) : from);
 
-/** 0.1 at the typical score of a good image, 0.5 at the threshold, 0.9 as far above it. */
-function calibrated(score, typical, threshold) {
-  return 1 / (1 + Math.exp((-Math.log(9) * (score - threshold)) / (threshold - typical)));
+/** Where a score lies: 0 is typical of good images, 1 the threshold that the report came with. */
+function distanceOf(score, { threshold }) {
+  return (score - threshold.imageTypical) / (threshold.image - threshold.imageTypical);
 }
-function valueOf(score, one) {
-  return calibrated(score, one.threshold.imageTypical, one.threshold.image);
+function scoreAt(distance, { threshold }) {
+  return threshold.imageTypical + distance * (threshold.image - threshold.imageTypical);
 }
-/** The score that has a value, the opposite of valueOf. */
-function scoreAt(value, one) {
-  const { image, imageTypical } = one.threshold;
-  return image + ((image - imageTypical) * Math.log(value / (1 - value))) / Math.log(9);
-}
+/** The anomaly value of a distance: 0.1 where it is 0, 0.5 at the threshold, 0.9 as far above it. */
+const valueAt = (distance) => 1 / (1 + 9 ** (1 - distance));
+const distanceAt = (value) => 1 + Math.log(value / (1 - value)) / Math.log(9);
 
 /** Numbers of images by truth and verdict; scores are ascending. */
 function confusion(classes) {
