@@ -3,7 +3,8 @@
 from grad.data.demo import demo_dataset
 from grad.data.images import UnreadableImage, load_image, load_mask
 from grad.data.layouts import find_dataset
-from grad.data.samples import ClassSummary, Dataset, Sample, few_shot
+from grad.data.samples import ClassSummary, Dataset, Sample, few_shot, held_out_count, hold_out
+from grad.data.validation import find_validation
 
 __all__ = [
     "ClassSummary",
@@ -13,6 +14,9 @@ __all__ = [
     "demo_dataset",
     "few_shot",
     "find_dataset",
+    "find_validation",
+    "held_out_count",
+    "hold_out",
     "load_image",
     "load_mask",
 ]
