@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from grad.calibration import calibrate
+from grad.calibration import Calibration, calibrate
 from grad.data import Sample
 from grad.metrics import ClassMetrics, summarize
 from grad.records import Recorder
 from grad.report import About, Coordinates, Gallery, ModelPart, write_report
 from grad.report.coordinates import Points
+from grad.verdicts import judge
 
 SIDE = 48  # pixels of images and maps
 HOSTILE = """<b>x</b>"'&</script><script>alert(1)</script>"""
@@ -76,24 +77,36 @@ class MadeRun:
             }
         path = self.folder / "report.html"
         self.records = recorder.records
+        self.metrics = summarize(reports) | {"settings": {"images": counts}}
+        if self.calibrated:
+            self.metrics["thresholds"] = judge(self.calibrations(), self.records)
         write_report(
             path,
             About("Made up", {"Data": HOSTILE}, {"seed": 0, "data": None}, self.notes),
-            metrics=summarize(reports) | {"settings": {"images": counts}},
+            metrics=self.metrics,
             records=recorder.records,
-            models=self.models(),
+            models=[self._model(group) for group in self._groups()],
             gallery=self.gallery,
         )
         return path
 
-    def models(self) -> list[ModelPart]:
-        groups = [(name,) for name in self.classes] if self.separate else [self.classes]
-        return [self._model(group) for group in groups]
+    def calibrations(self, rate: float = 0.1) -> dict[str, Calibration]:
+        """Of each class, from good images that score 0.9 to 1.04, within the test scores."""
+        made = {}
+        for classes in self._groups():
+            good = {name: [0.9 + i / 100 for i in range(15)] for name in classes}
+            sources = dict.fromkeys(classes, "held out")
+            made |= dict.fromkeys(classes, calibrate(good, good, sources, rate))
+        return made
+
+    def limit(self, name: str) -> float:
+        """The threshold of a class."""
+        return self.calibrations()[name].threshold(name).image
+
+    def _groups(self) -> list[tuple[str, ...]]:
+        return [(name,) for name in self.classes] if self.separate else [self.classes]
 
     def _model(self, classes: tuple[str, ...]) -> ModelPart:
-        # Good images scored 0.9 to 1.04: half of the threshold's width reaches into the test scores.
-        good = {name: [0.9 + i / 100 for i in range(15)] for name in classes}
-        calibration = calibrate(good, good, dict.fromkeys(classes, "held out"), 0.1)
         chance = np.random.default_rng(0)
         points = Points(
             chance.uniform(-1, 1, (60, self.dims)).astype(np.float32),
@@ -101,12 +114,8 @@ class MadeRun:
             chance.random(60) < 0.2,
             8,
         )
-        return ModelPart(
-            classes,
-            calibration if self.calibrated else None,
-            {"loss": [3.0, 1.0, 0.5], "learning_rate": [0.1, 0.1, 0.01]} if self.history else {},
-            Coordinates(points, points),
-        )
+        history = {"loss": [3.0, 1.0, 0.5], "learning_rate": [0.1, 0.1, 0.01]}
+        return ModelPart(classes, history if self.history else {}, Coordinates(points, points))
 
     def _sample(self, number: int, name: str, i: int) -> Sample:
         bad = self.defects and i % 2 == 1

@@ -13,12 +13,10 @@ from reports import HOSTILE, SIDE, MadeRun
 from grad.data import Sample
 from grad.errors import GradError
 from grad.model import GRAD
-from grad.records import ImageRecord
-from grad.report import Gallery, sample_coordinates
-from grad.report.contents import ModelPart
+from grad.report import Gallery, sample_coordinates, update_report
 from grad.report.coordinates import Points
 from grad.report.data import _plane
-from grad.report.verdicts import confusion, thresholds
+from grad.verdicts import judge
 
 
 def data_of(report: Path) -> dict:
@@ -41,7 +39,7 @@ def test_the_data_hold_every_score_threshold_and_picture(tmp_path):
     one = data["classes"][0]
     assert one["good"] == sorted(r.score for r in mine if not r.anomalous)
     assert one["bad"] == sorted(r.score for r in mine if r.anomalous)
-    threshold = run.models()[0].calibration.threshold("bolt")
+    threshold = run.calibrations()["bolt"].threshold("bolt")
     assert one["threshold"]["image"] == threshold.image
     assert one["threshold"]["pixelTypical"] == threshold.pixel_typical
     assert len(data["images"]) == 24
@@ -92,7 +90,7 @@ def test_every_kind_of_run_has_a_report(options, tmp_path):
     calibrated = options.get("calibrated", True)
     assert ('id="histogram"' in text) == tested
     assert ('id="threshold-table"' in text) == (tested or calibrated)
-    assert ("The model has no calibration" in text) == (tested and not calibrated)
+    assert ("The model has no thresholds" in text) == (tested and not calibrated)
     assert ("No masks." in text) == (options == {"masks": False})
     assert ("No test images." in text) == (not tested)
 
@@ -147,29 +145,33 @@ def test_an_image_that_is_gone_has_no_thumbnail_and_a_thin_defect_stays(tmp_path
     assert picture(pictures["image"].thumbnail).size == (224, 288)
 
 
-def record(score: float, anomalous: bool, class_name: str = "bolt") -> ImageRecord:
-    return ImageRecord("x", class_name, anomalous, "x", None, score, 2 * score)
+def test_without_calibration_thresholds_suit_the_test_images(tmp_path):
+    one, _ = data_of(MadeRun(tmp_path, calibrated=False, gap=0.5).write())["classes"]
+    assert one["good"][-1] < one["threshold"]["image"] < one["bad"][0]
+    assert one["threshold"]["imageTypical"] < one["threshold"]["image"]
+    (one,) = data_of(MadeRun(tmp_path, ("x",), calibrated=False, defects=False).write())["classes"]
+    assert one["threshold"]["image"] == one["good"][-1]
 
 
-@pytest.mark.parametrize(
-    ("good", "bad", "wrong"),
-    [
-        ((1, 2), (3, 4), 0),
-        ((1, 4), (2, 5, 6), 1),
-        ((1, 2), (), 0),
-        ((), (1, 2), 0),
-        ((3,), (3,), 1),
-    ],
-)
-def test_without_calibration_the_threshold_has_the_best_f1(good, bad, wrong):
-    records = [record(s, False) for s in good] + [record(s, True) for s in bad]
-    limits, calibrated = thresholds([ModelPart(("bolt", "cap"))], records)
-    assert not calibrated and set(limits) == {"bolt"}
-    found = confusion(records, limits)
-    assert found.false_positives + found.false_negatives == wrong
-    assert found.true_positives + found.false_negatives == len(bad)
-    assert limits["bolt"].image_typical < limits["bolt"].image
-    assert "no calibration" in limits["bolt"].note
+def test_thresholds_are_exchanged_in_a_report_that_is_there(tmp_path):
+    run = MadeRun(tmp_path)
+    path = run.write()
+    before, text = data_of(path), path.read_text()
+    update_report(path, run.metrics)
+    assert path.read_text() == text
+    metrics = run.metrics | {"thresholds": judge(run.calibrations(0.4), run.records)}
+    update_report(path, metrics)
+    after = data_of(path)
+    expected = run.calibrations(0.4)["bolt"].threshold("bolt").image
+    assert before["classes"][0]["threshold"]["image"] > expected
+    assert after["classes"][0]["threshold"]["image"] == expected
+    assert (after["images"], after["about"]) == (before["images"], before["about"])
+    assert "for 40 % false alarms" in path.read_text()
+    update_report(tmp_path / "none.html", metrics)
+    assert not (tmp_path / "none.html").exists()
+    path.write_text("<html>")
+    with pytest.raises(GradError, match="no report"):
+        update_report(path, metrics)
 
 
 class MadeFeatures:

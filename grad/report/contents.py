@@ -1,4 +1,4 @@
-"""What a report is made from: the parts that its caller gathers."""
+"""What a report is made from, beside metrics, records and pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from grad.calibration import Calibration
 from grad.report.coordinates import Coordinates
 
 
@@ -17,7 +16,7 @@ class About:
     Attributes:
         title: of the page, such as the name of the data.
         facts: text by label: data, backbone, model, epochs, time, ...
-        options: every option of the run by its name.
+        options: every option by its name, as it was used.
         notes: one sentence for each thing that a reader must know, such as images left out.
     """
 
@@ -32,14 +31,12 @@ class ModelPart:
     """One model of a run: there is one for all classes, or one a class.
 
     Attributes:
-        classes: what it was trained on.
-        calibration: its thresholds, None where there are none.
+        classes: what it was tested on.
         history: a value an epoch of ``"loss"`` and ``"learning_rate"``; empty where unknown.
-        coordinates: points in its grids, None where they were not asked for.
+        coordinates: points in its grids; None where they were not asked for.
     """
 
     classes: tuple[str, ...]
-    calibration: Calibration | None = None
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
     coordinates: Coordinates | None = None
 

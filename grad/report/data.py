@@ -1,4 +1,4 @@
-"""The numbers and pictures of a report as JSON for its script; what each is named is used there."""
+"""The numbers and pictures of a report as JSON for its script, which uses the names given here."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from numpy.typing import NDArray
 
-from grad.calibration import Threshold
+from grad.calibration import f1_limit
 from grad.records import ImageRecord
 from grad.report.contents import ModelPart
 from grad.report.coordinates import Points
@@ -19,48 +20,85 @@ _STEPS = 1000  # coordinates are sent as integers
 
 
 def page_data(
-    classes: Sequence[str],
+    metrics: Mapping[str, Any],
     records: Sequence[ImageRecord],
-    limits: Mapping[str, Threshold],
     models: Sequence[ModelPart],
     pictures: Sequence[Picture],
 ) -> dict[str, Any]:
-    """Everything that the script draws.
+    """Everything that the script draws; a class is its index in ``classes``.
 
     Args:
-        classes: names; everywhere else a class is its index among them.
+        metrics: the contents of metrics.json.
         records: all test images.
-        limits: the threshold of each class that has one.
         models: of the run.
         pictures: of the test images that are shown.
     """
-    index = {name: number for number, name in enumerate(classes)}
-    return {
-        "classes": [_class(name, records, limits.get(name)) for name in classes],
+    index = {name: number for number, name in enumerate(metrics["classes"])}
+    data = {
+        "classes": [_class(name, records) for name in index],
         "images": [_image(picture, index) for picture in pictures],
         "heat": {"colours": _colours(), "opacity": OPACITY},
         "models": [_model(model, index) for model in models],
     }
+    set_thresholds(data, metrics)
+    return data
 
 
-def _class(
-    name: str, records: Sequence[ImageRecord], threshold: Threshold | None
-) -> dict[str, Any]:
-    mine = [record for record in records if record.class_name == name]
+def set_thresholds(data: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    """Give each class of :func:`page_data` its threshold, of the section ``thresholds``.
+
+    Without that section it is the threshold of the largest F1, for a look; None where that is
+    undefined too.
+    """
+    for of_class in data["classes"]:
+        known = metrics.get("thresholds", {}).get("classes", {}).get(of_class["name"])
+        of_class["threshold"] = _threshold(known) if known else _look(of_class)
+
+
+def _class(name: str, records: Sequence[ImageRecord]) -> dict[str, Any]:
+    mine = sorted((r for r in records if r.class_name == name), key=lambda record: record.score)
+    good = [record for record in mine if not record.anomalous]
+    bad = [record for record in mine if record.anomalous]
     return {
         "name": name,
-        "good": sorted(record.score for record in mine if not record.anomalous),
-        "bad": sorted(record.score for record in mine if record.anomalous),
-        "threshold": None
-        if threshold is None
-        else {
-            "image": threshold.image,
-            "imageTypical": threshold.image_typical,
-            "pixel": threshold.pixel,
-            "pixelTypical": threshold.pixel_typical,
-            "images": threshold.images,
-        },
+        "good": [record.score for record in good],
+        "bad": [record.score for record in bad],
+        "goodMaxima": [record.map_maximum for record in good],
+        "badMaxima": [record.map_maximum for record in bad],
     }
+
+
+def _threshold(known: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "image": known["image"],
+        "imageTypical": known["image_typical"],
+        "pixel": known["pixel"],
+        "pixelTypical": known["pixel_typical"],
+        "images": known["images"],
+    }
+
+
+def _look(of_class: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A threshold from the test images; where all are of one kind, all are called that."""
+    good, bad = of_class["good"], of_class["bad"]
+    if not good and not bad:
+        return None
+    image, image_typical = _limit(good, bad)
+    pixel, pixel_typical = _limit(of_class["goodMaxima"], of_class["badMaxima"])
+    return {
+        "image": image,
+        "imageTypical": image_typical,
+        "pixel": pixel,
+        "pixelTypical": pixel_typical,
+        "images": len(good) + len(bad),
+    }
+
+
+def _limit(good: Sequence[float], bad: Sequence[float]) -> tuple[float, float]:
+    if good and bad:
+        return f1_limit(good, bad)
+    limit = max(good) if good else 0.9 * min(bad)
+    return limit, 0.5 * limit
 
 
 def _image(picture: Picture, index: Mapping[str, int]) -> dict[str, Any]:
@@ -105,7 +143,7 @@ def _points(points: Points, index: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def _plane(coords: np.ndarray[Any, np.dtype[np.float32]]) -> tuple[np.ndarray[Any, Any], str]:
+def _plane(coords: NDArray[np.float32]) -> tuple[NDArray[np.float32], str]:
     """(N, D) -> (N, 1 or 2) coordinates to draw, and what they are."""
     dims = coords.shape[1]
     if dims == 1:

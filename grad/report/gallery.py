@@ -139,7 +139,8 @@ class Gallery:
 
 def _small_maps(anomaly_maps: Tensor) -> Tensor:
     """(B, h, w) -> (B, h', w') float32 on the CPU, means over cells, sides at most HEAT_SIDE."""
-    size = [min(HEAT_SIDE, side) for side in anomaly_maps.shape[1:]]
+    height, width = anomaly_maps.shape[1:]
+    size = (min(HEAT_SIDE, height), min(HEAT_SIDE, width))
     small = F.adaptive_avg_pool2d(anomaly_maps.detach().float()[:, None], size)
     return small[:, 0].cpu()
 
@@ -172,7 +173,9 @@ def _fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
 
 def _encode_mask(mask: Tensor) -> bytes:
     """One bit a pixel, set where any pixel of its cell is: no defect gets lost."""
-    small = F.adaptive_max_pool2d(mask.float()[None], _fitted(tuple(mask.shape), MASK_SIDE))[0]
+    small = F.adaptive_max_pool2d(
+        mask.float()[None], _fitted((mask.shape[0], mask.shape[1]), MASK_SIDE)
+    )[0]
     file = io.BytesIO()
     Image.fromarray(small.bool().numpy()).save(file, "PNG", optimize=True)
     return file.getvalue()

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import timm
 import torch
 
 from grad import __version__
-from grad.calibration import Threshold
 from grad.metrics import METRICS
-from grad.records import ImageRecord
-from grad.report.contents import ModelPart
-from grad.report.verdicts import Confusion
+
+_UNDEFINED = "\N{EN DASH}"
 
 _HEADINGS = {
     "image_auroc": ("AUROC", "Chance that a defective image scores higher than a good one"),
@@ -28,22 +26,21 @@ _HEADINGS = {
 }
 
 
-def lead(models: Sequence[ModelPart], images: Mapping[str, Mapping[str, int]]) -> str:
-    """One sentence on the whole run."""
-    classes, train, good, defects = (
-        sum(values)
-        for values in (
-            [len(model.classes) for model in models],
-            *([counts[key] for counts in images.values()] for key in _COUNTED),
-        )
-    )
-    one = "One model" if len(models) == 1 else f"{len(models)} models"
-    many = "one class" if classes == 1 else f"{classes} classes"
-    made = f"{one} for {many}, trained on {_count(train, 'good image')}"
+def lead(models: int, images: Mapping[str, Mapping[str, int]]) -> str:
+    """One sentence on the whole run.
+
+    Args:
+        models: how many.
+        images: counts of each class, the section of that name in metrics.json.
+    """
+    train, good, defects = (sum(counts[key] for counts in images.values()) for key in _COUNTED)
+    one = "One model" if models == 1 else f"{models} models"
+    made = f"{one} for {_count(len(images), 'class', 'classes')}"
+    if train:
+        made += f", trained on {_count(train, 'good image')}"
     if not good + defects:
         return f"{made}; there are no test images."
-    judged = f"{_count(good, 'good')} and {_count(defects, 'defective image')}"
-    return f"{made}, judged on {judged}."
+    return f"{made}; judged on {good:,} good and {_count(defects, 'defective image')}."
 
 
 _COUNTED = ("train", "test_good", "test_defects")
@@ -67,32 +64,37 @@ def counts(images: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     }
 
 
-def tiles(
-    metrics: Mapping[str, Any], verdicts: Confusion | None, calibrated: bool
-) -> list[dict[str, str]]:
+def tiles(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     """The few numbers that matter most."""
-    mean, over = metrics["mean"], metrics["mean_over"]
-    shown = []
-    for key, label in (
-        ("image_auroc", "image AUROC"),
-        ("pixel_auroc", "pixel AUROC"),
-        ("aupro_30", "AUPRO 30 %"),
-    ):
-        classes = _count(over[key], "class", "classes")
-        note = f"mean of {classes}" if over[key] > 1 else classes if over[key] else "undefined"
-        shown.append({"label": label, "value": _percent(mean[key]), "note": note})
-    at = "at the calibrated thresholds" if calibrated else "at the best F1 of the test images"
-    if verdicts is not None:
-        defects = verdicts.true_positives + verdicts.false_negatives
-        good = verdicts.false_positives + verdicts.true_negatives
-        for label, part, whole, what in (
-            ("defects found", verdicts.true_positives, defects, "defective images"),
-            ("false alarms", verdicts.false_positives, good, "good images"),
-        ):
-            note = f"{part:,} of {whole:,} {what}, {at}" if whole else f"no {what}"
-            share = part / whole if whole else None
-            shown.append({"label": label, "value": _percent(share, unit=" %"), "note": note})
+    shown = [
+        _mean_tile(metrics, key, label)
+        for key, label in (
+            ("image_auroc", "image AUROC"),
+            ("pixel_auroc", "pixel AUROC"),
+            ("aupro_30", "AUPRO 30 %"),
+        )
+    ]
+    if metrics.get("thresholds"):
+        counts = metrics["thresholds"]["all"]["counts"]
+        found, missed = counts["true_positives"], counts["false_negatives"]
+        alarms, quiet = counts["false_positives"], counts["true_negatives"]
+        shown.append(_share_tile("defects found", found, found + missed, "defective images"))
+        shown.append(_share_tile("false alarms", alarms, alarms + quiet, "good images"))
     return shown
+
+
+def _mean_tile(metrics: Mapping[str, Any], key: str, label: str) -> dict[str, str]:
+    classes = metrics["mean_over"][key]
+    note = (
+        f"mean of {classes} classes" if classes > 1 else "" if classes else "undefined, see below"
+    )
+    return {"label": label, "value": _percent(metrics["mean"][key]), "note": note}
+
+
+def _share_tile(label: str, part: int, whole: int, what: str) -> dict[str, str]:
+    note = f"{part:,} of {whole:,} {what}, at the thresholds" if whole else f"no {what}"
+    share = part / whole if whole else None
+    return {"label": label, "value": _percent(share, unit=" %"), "note": note}
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,63 +125,59 @@ def metrics_table(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def thresholds_text(
-    models: Sequence[ModelPart], limits: Mapping[str, Threshold], calibrated: bool
-) -> dict[str, Any]:
+def thresholds_text(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """How the thresholds were made, with a line for each distinct way."""
-    calibrations = [model.calibration for model in models if model.calibration is not None]
-    if not calibrated:
-        made = "The model has no calibration: the thresholds suit these test images best."
-    elif calibrations[0].method == "f1":
-        made = "Each threshold is where F1 on test images is largest."
-    else:
-        rate = calibrations[0].false_alarm_rate
-        made = f"Made from good images alone, for {100 * rate:.3g} % false alarms."
+    section = metrics.get("thresholds")
+    if not section:
+        return {
+            "made": "The model has no thresholds: these have the largest F1 on the test images.",
+            "reset": "Back to largest F1",
+            "column": "largest F1",
+            "notes": [],
+        }
     notes: dict[str, list[str]] = {}
-    for name, threshold in limits.items():
-        notes.setdefault(threshold.note, []).append(name)
-    if len(calibrations) == 1 and len(calibrations[0].classes) > 1:
-        unknown = calibrations[0].unknown
-        text = f"{unknown.note.rstrip('.')}; threshold {unknown.image:.4g}."
+    for name, of_class in section["classes"].items():
+        notes.setdefault(of_class["note"], []).append(name)
+    unknown = section["unknown"]
+    if unknown:
+        text = f"threshold {unknown['image']:.4g}, {unknown['note']}"
         notes.setdefault(text, []).append("images of no stated class")
+    rate = section["asked_rate"]
     return {
-        "made": made,
-        "reset": "Back to calibrated" if calibrated else "Back to best F1",
-        "column": "calibrated" if calibrated else "best F1",
+        "made": f"Made from good images alone, for {100 * rate:.3g} % false alarms."
+        if rate is not None
+        else "Each threshold is where F1 on the test images is largest.",
+        "reset": "Back to calibrated",
+        "column": "calibrated",
         "notes": [f"{', '.join(names)}: {note}" for note, names in notes.items()],
     }
 
 
-def gallery_note(shown: int, records: Sequence[ImageRecord]) -> str:
+def gallery_note(shown: int, images: int) -> str:
     """What is left out of the gallery; "" where nothing is."""
-    if shown == len(records):
+    if shown == images:
         return ""
     return (
-        f"Shown are {shown:,} of {len(records):,} test images: of each class those nearest to a "
-        "mistake, and the clearest."
+        f"Shown are {shown:,} of {images:,} test images: of each class those nearest to a mistake, "
+        "and the clearest."
     )
 
 
-def versions() -> list[tuple[str, str]]:
+def versions() -> dict[str, str]:
     """What the run ran on."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    return [
-        ("GRAD", __version__),
-        ("PyTorch", str(torch.__version__)),
-        ("timm", timm.__version__),
-        ("Python", platform.python_version()),
-        ("System", f"{platform.system()} {platform.machine()}"),
-        ("GPU", gpu),
-    ]
-
-
-def options_table(options: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Every option as it was used."""
-    return [(name, "none" if value is None else str(value)) for name, value in options.items()]
+    return {
+        "GRAD": __version__,
+        "PyTorch": str(torch.__version__),
+        "timm": timm.__version__,
+        "Python": platform.python_version(),
+        "System": f"{platform.system()} {platform.machine()}",
+        "GPU": gpu,
+    }
 
 
 def _percent(value: float | None, unit: str = "") -> str:
-    return "–" if value is None else f"{100 * value:.1f}{unit}"
+    return _UNDEFINED if value is None else f"{100 * value:.1f}{unit}"
 
 
 def _count(number: int, one: str, many: str | None = None) -> str:

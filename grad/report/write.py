@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from rich.console import Console
 
-from grad import __version__
+from grad.errors import GradError
 from grad.files import replacing
 from grad.progress import Progress
 from grad.records import ImageRecord
 from grad.report import tables
 from grad.report.contents import About, ModelPart
-from grad.report.data import page_data
+from grad.report.data import page_data, set_thresholds
 from grad.report.gallery import Gallery
-from grad.report.verdicts import confusion, thresholds
 
 # In this order they are one script.
 _SCRIPTS = (
@@ -57,7 +58,7 @@ def write_report(
     Args:
         path: the file.
         about: what was done.
-        metrics: the contents of metrics.json with its ``settings``.
+        metrics: the contents of metrics.json; the section ``thresholds`` may be missing.
         records: every test image; there may be none.
         models: of the run, their classes together those of ``metrics``.
         gallery: the test images to show.
@@ -65,32 +66,66 @@ def write_report(
         console: where progress goes; None for silence.
 
     Raises:
-        GradError: the file can't be written; a mask can't be read.
+        GradError: the file can't be written.
     """
-    limits, calibrated = thresholds(models, records)
     with Progress(console, "report", len(gallery.shown())) as progress:
         pictures = gallery.pictures(workers, progress.advance)
-    classes = list(metrics["classes"])
-    images = metrics["settings"]["images"]
+    data = page_data(metrics, records, models, pictures)
+    data["about"] = {
+        "title": about.title,
+        "facts": dict(about.facts),
+        "options": {name: _text(value) for name, value in about.options.items()},
+        "notes": list(about.notes),
+        "versions": tables.versions(),
+        "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    }
+    _write(path, data, metrics)
+
+
+def update_report(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Write a report again with other thresholds; everything else is taken from the file.
+
+    Args:
+        path: a report of this version of GRAD; nothing is done where there is none.
+        metrics: the contents of metrics.json with the new section ``thresholds``.
+
+    Raises:
+        GradError: the file is no such report, or can't be read or written.
+    """
+    if not path.exists():
+        return
+    try:
+        found = _DATA.search(path.read_text(encoding="utf-8"))
+        data = json.loads(found[1]) if found else {}
+        set_thresholds(data, metrics)
+    except (OSError, KeyError, ValueError) as error:
+        raise GradError(
+            f"{path} is no report of GRAD ({error}): remove it, or evaluate again with --data DIR."
+        ) from error
+    _write(path, data, metrics)
+
+
+_DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
+
+
+def _write(path: Path, data: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    images = sum(len(one["good"]) + len(one["bad"]) for one in data["classes"])
+    counts = metrics["settings"]["images"]
     text = _template().render(
-        about=about,
-        lead=tables.lead(models, images),
-        tiles=tables.tiles(metrics, confusion(records, limits) if records else None, calibrated),
-        counts=tables.counts(images),
+        about=data["about"],
+        lead=tables.lead(len(data["models"]), counts),
+        tiles=tables.tiles(metrics),
+        counts=tables.counts(counts),
         metrics=tables.metrics_table(metrics),
-        thresholds=tables.thresholds_text(models, limits, calibrated),
-        gallery_note=tables.gallery_note(len(pictures), records),
-        options=tables.options_table(about.options),
-        versions=tables.versions(),
-        has_scores=bool(records),
-        has_thresholds=bool(limits),
-        has_coordinates=any(model.coordinates is not None for model in models),
-        has_history=any(model.history for model in models),
-        data=page_data(classes, records, limits, models, pictures),
+        thresholds=tables.thresholds_text(metrics),
+        gallery_note=tables.gallery_note(len(data["images"]), images),
+        has_scores=images > 0,
+        has_thresholds=any(one["threshold"] for one in data["classes"]),
+        has_coordinates=any(model["local"] or model["global"] for model in data["models"]),
+        history=[key for key in ("loss", "rate") if any(model[key] for model in data["models"])],
+        data=data,
         style=_inline("report.css"),
         script=_inline(*_SCRIPTS),
-        version=__version__,
-        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -111,7 +146,11 @@ def _inline(*names: str) -> _Inline:
     return _Inline(Markup(text), f"sha256-{digest}")
 
 
-def _template() -> Any:
+def _text(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("grad.report", "page"),
         autoescape=True,

@@ -1,14 +1,15 @@
 // Loss and learning rate over the epochs, a line a model.
 
 function startTraining() {
-  startEpochPlot(byId("loss"), byId("loss-readout"), "loss", "loss");
-  startEpochPlot(byId("rate"), byId("rate-readout"), "rate", "learning rate");
+  const titles = { loss: "loss", rate: "learning rate" };
+  for (const [key, title] of Object.entries(titles)) {
+    if (byId(key)) startEpochPlot(byId(key), byId(`${key}-readout`), key, title);
+  }
 }
 
 function startEpochPlot(container, readout, key, title) {
   const models = DATA.models.filter((model) => model[key].length);
   const all = models.flatMap((model) => model[key]).filter((value) => value > 0);
-  if (!all.length) return;
   const [low, high] = [Math.min(...all), Math.max(...all)];
   const logarithmic = high / low > 8;
   const domain = logarithmic ? [low / 1.15, high * 1.15] : [0, high * 1.08];
