@@ -329,6 +329,14 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+def describe(model: GRAD) -> str:
+    """A model's size in words."""
+    return (
+        f"{model.settings.preset}: {count_parameters(model) / 1e6:.1f} M parameters, "
+        f"{count_flops(model) / 1e9:.1f} GFLOP an image without the backbone"
+    )
+
+
 def count_flops(model: GRAD) -> int:
     """FLOPs of convolutions and linear layers for one image (two for each multiply-add)."""
     s, device = model.settings, next(model.parameters()).device

@@ -115,7 +115,9 @@ class MadeRun:
             8,
         )
         history = {"loss": [3.0, 1.0, 0.5], "learning_rate": [0.1, 0.1, 0.01]}
-        return ModelPart(classes, history if self.history else {}, Coordinates(points, points))
+        return ModelPart(
+            classes, "tiny", history if self.history else {}, Coordinates(points, points)
+        )
 
     def _sample(self, number: int, name: str, i: int) -> Sample:
         bad = self.defects and i % 2 == 1

@@ -32,11 +32,14 @@ class ModelPart:
 
     Attributes:
         classes: what it was tested on.
-        history: a value an epoch of ``"loss"`` and ``"learning_rate"``; empty where unknown.
+        size: parameters and so on, in words.
+        history: a value an epoch of ``"loss"``, ``"learning_rate"`` and ``"seconds"``, as far as
+            they are known.
         coordinates: points in its grids; None where they were not asked for.
     """
 
     classes: tuple[str, ...]
+    size: str = ""
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
     coordinates: Coordinates | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -11,6 +11,7 @@ import torch
 
 from grad import __version__
 from grad.metrics import METRICS
+from grad.report.contents import ModelPart
 
 _UNDEFINED = "\N{EN DASH}"
 
@@ -46,6 +47,22 @@ def lead(models: int, images: Mapping[str, Mapping[str, int]]) -> str:
 _COUNTED = ("train", "test_good", "test_defects")
 
 
+def model_facts(models: Sequence[ModelPart]) -> dict[str, str]:
+    """What the models add to the facts of a run."""
+    facts = {"model": "; ".join(dict.fromkeys(model.size for model in models if model.size))}
+    seconds = sum(sum(model.history.get("seconds", ())) for model in models)
+    if seconds:
+        minutes, rest = divmod(round(seconds), 60)
+        facts["training time"] = f"{minutes} min {rest} s" if minutes else f"{seconds:.3g} s"
+    return facts
+
+
+def unreadable(metrics: Mapping[str, Any]) -> list[str]:
+    """A note on the images that could not be read, if there are any."""
+    count = metrics["settings"].get("unreadable_images", 0)
+    return [f"{_count(count, 'image')} could not be read and were left out."] if count else []
+
+
 def counts(images: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
     """The table of images of each class, and their sums."""
     headings = {
@@ -55,7 +72,12 @@ def counts(images: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
         "test_defects": "test defects",
         "masks": "masks",
     }
-    used = [key for key in headings if all(key in of_class for of_class in images.values())]
+    used = [  # an evaluation knows nothing of training
+        key
+        for key in headings
+        if key not in ("train", "calibration")
+        or any(of_class.get(key) for of_class in images.values())
+    ]
     rows = [(name, [of_class[key] for key in used]) for name, of_class in images.items()]
     return {
         "headings": [headings[key] for key in used],
@@ -142,11 +164,14 @@ def thresholds_text(metrics: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         text = f"threshold {unknown['image']:.4g}, {unknown['note']}"
         notes.setdefault(text, []).append("images of no stated class")
-    rate = section["asked_rate"]
+    made = {
+        "good": f"Made from good images alone, for {100 * (section['asked_rate'] or 0):.3g} % "
+        "false alarms.",
+        "f1": "Each threshold is where F1 on the test images is largest.",
+        "fixed": "The threshold was given as a number.",
+    }
     return {
-        "made": f"Made from good images alone, for {100 * rate:.3g} % false alarms."
-        if rate is not None
-        else "Each threshold is where F1 on the test images is largest.",
+        "made": made[section["method"]],
         "reset": "Back to calibrated",
         "column": "calibrated",
         "notes": [f"{', '.join(names)}: {note}" for note, names in notes.items()],

@@ -73,9 +73,9 @@ def write_report(
     data = page_data(metrics, records, models, pictures)
     data["about"] = {
         "title": about.title,
-        "facts": dict(about.facts),
+        "facts": dict(about.facts) | tables.model_facts(models),
         "options": {name: _text(value) for name, value in about.options.items()},
-        "notes": list(about.notes),
+        "notes": [*about.notes, *tables.unreadable(metrics)],
         "versions": tables.versions(),
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
