@@ -1,6 +1,7 @@
-// The test images as cards, drawn a screenful at a time.
+// The test images as cards; their pictures are drawn as they come into view.
 
-const CHUNK = 48; // cards added at once
+const FIRST = 48; // cards that are there at first
+const MORE = 96; // cards that a press of the button adds
 
 const IMAGES = DATA.images.map((given) => {
   const one = CLASSES[given.class];
@@ -36,48 +37,52 @@ function kindOf(image) {
 
 const gallery = { kind: "all", order: "highest", list: [], shown: 0 };
 
+/** Draws a picture when it comes near the view. */
+const drawOnSight = new IntersectionObserver(
+  (entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      drawOnSight.unobserve(target);
+      target.fill?.();
+    }
+  },
+  { rootMargin: "400px" },
+);
+
 function startGallery() {
-  const seen = new IntersectionObserver(
-    (entries) => entries.filter((one) => one.isIntersecting).forEach((one) => {
-      seen.unobserve(one.target);
-      one.target.fill?.();
-    }),
-    { rootMargin: "400px" },
-  );
-  const end = new IntersectionObserver(
-    ([entry]) => entry.isIntersecting && addCards(seen),
-    { rootMargin: "600px" },
-  );
-  gallery.again = () => {
-    gallery.list = IMAGES.filter((image) => !chosen || image.one === chosen)
-      .filter((image) => KINDS[gallery.kind].holds(kindOf(image)))
-      .sort(ORDERS[gallery.order]);
-    gallery.shown = 0;
-    byId("gallery").replaceChildren();
-    addCards(seen);
-    // Observing again asks anew whether the end is in view.
-    end.disconnect();
-    end.observe(byId("gallery-end"));
-    const what = chosen ? `of ${chosen.name}` : "of all classes";
-    const count = gallery.list.length;
-    byId("shown-count").textContent = `${count} ${count === 1 ? "image" : "images"} ${what}`;
-  };
   fillKinds();
   startGalleryControls();
-  when("class", gallery.again);
-  when("settled", gallery.again);
+  when("class", refillGallery);
+  when("settled", refillGallery);
   when("threshold", oncePerFrame(showCardVerdicts));
-  gallery.again();
+  refillGallery();
 }
 
-function addCards(seen) {
-  const next = gallery.list.slice(gallery.shown, gallery.shown + CHUNK);
+/** The images that the filters let through, from the first one on. */
+function refillGallery() {
+  gallery.list = IMAGES.filter((image) => !chosen || image.one === chosen)
+    .filter((image) => KINDS[gallery.kind].holds(kindOf(image)))
+    .sort(ORDERS[gallery.order]);
+  gallery.shown = 0;
+  byId("gallery").replaceChildren();
+  addCards(FIRST);
+  const count = gallery.list.length;
+  const whose = chosen ? `of ${chosen.name}` : "of all classes";
+  byId("shown-count").textContent = `${count} ${count === 1 ? "image" : "images"} ${whose}`;
+}
+
+function addCards(count) {
+  const next = gallery.list.slice(gallery.shown, gallery.shown + count);
   gallery.shown += next.length;
   byId("gallery").append(...next.map((image) => (image.card ??= makeCard(image))));
   for (const image of next) {
     showCardVerdict(image);
-    seen.observe(image.card.picture);
+    drawOnSight.observe(image.card.picture);
   }
+  const left = gallery.list.length - gallery.shown;
+  byId("more").hidden = left === 0;
+  byId("show-more").textContent = `Show ${Math.min(MORE, left)} more`;
+  byId("show-all").textContent = `Show all ${gallery.list.length}`;
 }
 
 function makeCard(image) {
@@ -119,7 +124,7 @@ function fillKinds() {
     input.checked = kind === gallery.kind;
     input.addEventListener("change", () => {
       gallery.kind = kind;
-      gallery.again();
+      refillGallery();
     });
     const count = element("b", { "data-count": kind });
     byId("kinds").append(element("label", {}, input, element("span", {}, `${text} `, count)));
@@ -138,8 +143,10 @@ function showKindCounts() {
 function startGalleryControls() {
   byId("order").addEventListener("change", (event) => {
     gallery.order = event.target.value;
-    gallery.again();
+    refillGallery();
   });
+  byId("show-more").addEventListener("click", () => addCards(MORE));
+  byId("show-all").addEventListener("click", () => addCards(gallery.list.length));
   const show = () => {
     const style = document.documentElement.style;
     style.setProperty("--heat-opacity", byId("heat-opacity").value / 100);
@@ -150,5 +157,5 @@ function startGalleryControls() {
     byId(id).addEventListener("input", show);
   }
   show();
-  drawHeatRamp(byId("heat-ramp"));
+  drawHeatRamp(byId("heat-ramp"), byId("heat-tick"));
 }

@@ -3,6 +3,8 @@
 
 const HEAT_COLOURS = DATA.heat.colours.match(/../g).map((hex) => parseInt(hex, 16));
 
+const TYPICAL = 0.1; // the value at distance 0
+
 /** Draws an image's heat map to a canvas of the map's own size; CSS makes it larger and fades it. */
 async function drawHeat(canvas, image) {
   const values = await heatValues(image);
@@ -10,20 +12,20 @@ async function drawHeat(canvas, image) {
   const { pixel, pixelTypical } = CLASSES[image.class].threshold;
   const picture = new ImageData(values.width, values.height);
   values.data.forEach((value, i) => {
-    const heat = valueAt((value - pixelTypical) / (pixel - pixelTypical));
+    const heat = heatAt((value - pixelTypical) / (pixel - pixelTypical));
     const colour = 3 * Math.round(255 * heat);
     picture.data[4 * i] = HEAT_COLOURS[colour];
     picture.data[4 * i + 1] = HEAT_COLOURS[colour + 1];
     picture.data[4 * i + 2] = HEAT_COLOURS[colour + 2];
-    picture.data[4 * i + 3] = 255 * heatOpacity(heat);
+    picture.data[4 * i + 3] = 255 * DATA.heat.opacity * Math.sqrt(heat);
   });
   canvas.width = values.width;
   canvas.height = values.height;
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }
 
-/** Clear up to what is typical of good images, then quickly visible. */
-const heatOpacity = (heat) => DATA.heat.opacity * Math.sqrt(Math.max(0, (heat - 0.1) / 0.9));
+/** 0, which is clear, up to what is typical of good images, then towards 1 with the value. */
+const heatAt = (distance) => Math.max(0, (valueAt(distance) - TYPICAL) / (1 - TYPICAL));
 
 /** The map's values, { width, height, data }, read from its grey picture. */
 async function heatValues(image) {
@@ -105,8 +107,9 @@ function contourPath(width, height, values, level) {
   return path;
 }
 
-/** The scale of colours, for a legend. */
-function drawHeatRamp(canvas) {
+/** The scale of colours, for a legend, and a tick where the threshold is. */
+function drawHeatRamp(canvas, tick) {
+  tick.style.left = `${100 * heatAt(1)}%`;
   const context = canvas.getContext("2d");
   const picture = context.createImageData(256, 1);
   for (let i = 0; i < 256; i++) {

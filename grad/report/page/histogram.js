@@ -36,10 +36,15 @@ function scoreTicks(one, low, high) {
   return ticks(ends, 7).map((score) => [distanceOf(score, one), short(score)]);
 }
 
+/** Values from the most to the least telling, as many as there is room for. */
 function valueTicks(low, high) {
-  return [0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999]
-    .map((value) => [distanceAt(value), String(value)])
-    .filter(([distance]) => distance > low && distance < high);
+  const found = [];
+  for (const value of [0.5, 0.1, 0.9, 0.01, 0.99, 0.001, 0.999, 0.3, 0.7, 0.2, 0.03, 0.05, 0.8, 0.97]) {
+    const distance = distanceAt(value);
+    const free = found.every(([other]) => Math.abs(other - distance) > (high - low) / 9);
+    if (free && distance > low && distance < high) found.push([distance, String(value)]);
+  }
+  return found;
 }
 
 /** Moves the threshold of every class in view; at the right end none is above it. */

@@ -55,7 +55,7 @@ function drawScatter(container, note, points, width, colourBy, grid) {
       if (points.abnormal[i] !== abnormal) return;
       const one = CLASSES[points.class[i]];
       const faded = chosen && one !== chosen;
-      context.globalAlpha = faded ? 0.08 : abnormal ? 0.9 : 0.55;
+      context.globalAlpha = faded ? 0.08 : abnormal ? 0.75 : 0.55;
       drawPoint(context, ...place(i), abnormal, colourBy === "class" ? one.colour : kinds[abnormal]);
     });
   }
@@ -108,7 +108,7 @@ function drawPoint(context, x, y, abnormal, colour) {
     return;
   }
   context.strokeStyle = colour;
-  context.lineWidth = 1.4;
+  context.lineWidth = 1.2;
   context.moveTo(x - 3, y - 3);
   context.lineTo(x + 3, y + 3);
   context.moveTo(x - 3, y + 3);

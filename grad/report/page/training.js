@@ -18,7 +18,11 @@ function startEpochPlot(container, readout, key, title) {
     const { svg, area, x, y } = plot(
       width,
       260,
-      { domain: [1, Math.max(2, epochs)], title: "epoch", format: (v) => (v % 1 ? "" : v) },
+      {
+        domain: [1, Math.max(2, epochs)],
+        title: "epoch",
+        ticks: ticks([1, Math.max(2, epochs)], width / 80).filter(Number.isInteger),
+      },
       { domain, title, logarithmic },
       `${title} over ${epochs} epochs, from ${short(models[0][key][0])} to ` +
         `${short(models[0][key].at(-1))}.`,
