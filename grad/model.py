@@ -259,6 +259,28 @@ class GRAD(nn.Module):
         loss, score = ops.refine(rows, prediction, mode=self.settings.refine)
         return loss, score.view(batch, height, width)
 
+    def coordinates(self, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Where the grids are asked for these features: the lookups' coordinates, without jitter.
+
+        Args:
+            features: (B, C, H, W).
+
+        Returns:
+            local, (B, H, W, D), and global, (B, D), in [-1, 1]; None for a part that is not there.
+
+        Raises:
+            ValueError: if C, H, W are not those that the model was made for.
+        """
+        self._check_shape(features)
+        local = global_ = None
+        if self.local is not None:
+            hidden = self.local.hidden(to_rows(features))  # (B*H*W, C)
+            coords = torch.tanh(self.local.coords(hidden))  # (B*H*W, D)
+            local = coords.view(features.shape[0], *features.shape[2:], -1)
+        if self.global_ is not None:
+            global_ = self.global_.coords(features)
+        return local, global_
+
     def _both_values(self, features: Tensor, rows: Tensor, jitter_state: Tensor | None) -> Tensor:
         assert self.local is not None and self.global_ is not None
         return ops.lookup(
@@ -312,6 +334,14 @@ def to_maps(rows: Tensor, like: Tensor) -> Tensor:
 def count_parameters(model: nn.Module) -> int:
     """Number of trainable values, grids included."""
     return sum(p.numel() for p in model.parameters())
+
+
+def describe(model: GRAD) -> str:
+    """A model's size in words."""
+    return (
+        f"{model.settings.preset}: {count_parameters(model) / 1e6:.1f} M parameters, "
+        f"{count_flops(model) / 1e9:.1f} GFLOP an image without the backbone"
+    )
 
 
 def count_flops(model: GRAD) -> int:

@@ -75,15 +75,16 @@ inline void box_muller_rows(const uint32_t* first, const uint32_t* second, Noise
 // jitter_noise of philox.h for rows [begin, begin + count): (count, D).
 template <int D>
 inline void fill_noise(const JitterArgs& jitter, int64_t begin, int64_t count, float* noise) {
+  const int64_t place = begin + (jitter.first_row ? *jitter.first_row : 0);
   const uint64_t seed = static_cast<uint64_t>(jitter.state[0]);
   const uint64_t offset = static_cast<uint64_t>(jitter.state[1]);
   const uint32_t batch_coin = philox(seed, offset, ~uint64_t{0}).w[0];
   for (int64_t i = 0; i < count; i += kNoiseRows) {
-    const RowWords words = philox_rows(seed, offset, begin + i);
+    const RowWords words = philox_rows(seed, offset, place + i);
     NoiseFloats normals[4];
     box_muller_rows(words.w[2], words.w[3], normals);
     if constexpr (D > 2) {
-      const RowWords more = philox_rows(seed, offset + 1, begin + i);
+      const RowWords more = philox_rows(seed, offset + 1, place + i);
       box_muller_rows(more.w[0], more.w[1], normals + 2);
     }
     for (int r = 0; r < kNoiseRows && i + r < count; ++r) {
