@@ -48,6 +48,12 @@ inline NoiseFloats log_of(NoiseFloats x) {
   return __builtin_convertvector(e, NoiseFloats) * 0.693147181f + 2.0f * s * series;
 }
 
+// -x where `two` is 2, x where it is 0.
+inline NoiseFloats negated_where(NoiseInts two, NoiseFloats x) {
+  using Bits = VectorOf<uint32_t, kNoiseRows>;
+  return reinterpret_cast<NoiseFloats>(reinterpret_cast<Bits>(x) ^ (reinterpret_cast<Bits>(two) << 30));
+}
+
 // box_muller of philox.h. With q the nearest quarter of a turn and r the angle left, |r| <= pi / 4, sine
 // and cosine of r are their Taylor series (errors below 3e-8), exchanged for odd q, signs by q.
 inline void box_muller_rows(const uint32_t* first, const uint32_t* second, NoiseFloats* normals) {
@@ -67,9 +73,8 @@ inline void box_muller_rows(const uint32_t* first, const uint32_t* second, Noise
   cosine = cosine * rr - 0.5f;
   cosine = cosine * rr + 1.0f;
   const NoiseInts odd = (q & 1) != 0;
-  normals[0] =
-      radius * (odd ? sine : cosine) * (((q + 1) & 2) != 0 ? NoiseFloats{} - 1.0f : NoiseFloats{} + 1.0f);
-  normals[1] = radius * (odd ? cosine : sine) * ((q & 2) != 0 ? NoiseFloats{} - 1.0f : NoiseFloats{} + 1.0f);
+  normals[0] = radius * negated_where((q + 1) & 2, odd ? sine : cosine);
+  normals[1] = radius * negated_where(q & 2, odd ? cosine : sine);
 }
 
 // jitter_noise of philox.h for rows [begin, begin + count): (count, D).
