@@ -87,18 +87,26 @@ def load_image(path: Path, size: tuple[int, int]) -> Tensor:
         UnreadableImage: the file is missing, no image, truncated, too large (Pillow's limit
             against decompression bombs), or has values outside the range above.
     """
-    height, width = size
     try:
-        image = _open(path)
-        if image.mode[0] in "IF":  # I, I;16, I;16B, ..., F
-            grey = Image.fromarray(_unit_range(image))
-            pixels = np.asarray(_resize(grey, width, height))[:, :, None].clip(0.0, 1.0)
-            return torch.from_numpy(pixels).permute(2, 0, 1).repeat(3, 1, 1)
-        rgb = _resize(_to_rgb(image), width, height)
-        channels = np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
-        return torch.from_numpy(channels).float().div_(255.0)
+        return image_tensor(_open(path), size)
     except Exception as error:
         raise UnreadableImage(path, _reason(path, error)) from error
+
+
+def image_tensor(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """A picture, upright already, as :func:`load_image` gives it.
+
+    Raises:
+        ValueError: values outside the range that :func:`load_image` takes.
+    """
+    height, width = size
+    if image.mode[0] in "IF":  # I, I;16, I;16B, ..., F
+        grey = Image.fromarray(_unit_range(image))
+        pixels = np.asarray(_resize(grey, width, height))[:, :, None].clip(0.0, 1.0)
+        return torch.from_numpy(pixels).permute(2, 0, 1).repeat(3, 1, 1)
+    rgb = _resize(_to_rgb(image), width, height)
+    channels = np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
+    return torch.from_numpy(channels).float().div_(255.0)
 
 
 def load_mask(path: Path, size: tuple[int, int] | None = None) -> Tensor:

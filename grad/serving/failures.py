@@ -1,0 +1,58 @@
+"""What a request can be wrong in: one sentence and its HTTP status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from starlette.exceptions import HTTPException
+
+
+class Refused(HTTPException):
+    """A request that is not answered with a result.
+
+    Args:
+        status: HTTP status code.
+        sentence: what was wrong and what to do.
+        headers: to send along.
+    """
+
+    def __init__(
+        self, status: int, sentence: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(status, sentence, headers)
+
+
+def bad_request(sentence: str) -> Refused:
+    """400: the request does not make sense as it is."""
+    return Refused(400, sentence)
+
+
+def too_slow(seconds: float) -> Refused:
+    """408: the upload took too long."""
+    return Refused(408, f"The upload was not complete after {seconds:g} s: send it again.")
+
+
+def too_large(what: str, limit: str) -> Refused:
+    """413: more than the server takes."""
+    return Refused(413, f"{what}; this server takes at most {limit}.")
+
+
+def unsupported(content_type: str) -> Refused:
+    """415: neither an image nor a form with one."""
+    return Refused(
+        415,
+        f"The content type {content_type} can't be inspected: send the bytes of an image "
+        "(as image/png or application/octet-stream, say) or multipart/form-data with a file.",
+    )
+
+
+def unreadable(reason: str) -> Refused:
+    """422: the upload is no image that can be decoded."""
+    return Refused(422, f"The image can't be read: {reason}; send another.")
+
+
+def queue_full(limit: int) -> Refused:
+    """503: as many images as the server holds are waiting for their answer."""
+    return Refused(
+        503, f"{limit} images are waiting already: try again in a second.", {"Retry-After": "1"}
+    )
