@@ -1,5 +1,6 @@
-"""Helpers and fixtures that the tests of the operators share."""
+"""Helpers and fixtures that tests share."""
 
+import browser as chromium
 import pytest
 import torch
 from torch import Tensor
@@ -19,6 +20,12 @@ def device(request) -> torch.device:
         if not library.is_reference_forced() and not library.load().build_info()["cuda"]:
             pytest.skip("grad._C was built without CUDA")
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium; pages are opened with ``watched_page`` of ``browser.py``."""
+    yield from chromium.launch()
 
 
 def normal(*shape: int, seed: int = 0, dtype=torch.float64, device="cpu") -> Tensor:
