@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,8 @@ from grad.serving.metrics import CONTENT_TYPE, Measured, Metrics
 from grad.serving.scorer import Scorer
 from grad.serving.settings import ServeSettings
 from grad.serving.uploads import Upload, decode, read_upload
+
+_log = logging.getLogger("grad.serving")
 
 PAGE = Path(__file__).parent / "page"
 _DECODERS = 4  # threads that decode and encode, at most
@@ -114,7 +117,7 @@ class Inspector:
         with self._place():
             upload = await read_upload(request, self.settings)
             image, pixels = await self._decoded(upload)
-            anomaly_map, score = await self._batcher.score(pixels)
+            anomaly_map, score = await self._scored(pixels)
             return await self._in_pool(
                 lambda: self._answer(upload.name, image, anomaly_map, score, wanted)
             )
@@ -137,6 +140,14 @@ class Inspector:
             return await self._in_pool(lambda: self._decode(upload))
         finally:
             self._decoding -= 1
+
+    async def _scored(self, pixels: Tensor) -> tuple[Tensor, float]:
+        try:
+            anomaly_map, score = await self._batcher.score(pixels)
+        except Exception as error:  # out of memory, say: this batch's failure, not the server's
+            _log.exception("A batch could not be scored.")
+            raise failures.failed(error) from error
+        return anomaly_map, score
 
     def _decode(self, upload: Upload) -> tuple[Image.Image, Tensor]:
         image = decode(upload, self.settings)
@@ -189,6 +200,7 @@ def create_app(scorer: Scorer, settings: ServeSettings, name: str = "model") -> 
         docs_url=None,  # its page would load from elsewhere; ours is below
         redoc_url=None,
     )
+    app.state.inspector = inspector
     _add_end_points(app, inspector, name)
     _add_pages(app)
     paths = {route.path for route in app.routes if hasattr(route, "path")}

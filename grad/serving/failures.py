@@ -51,6 +51,14 @@ def unreadable(reason: str) -> Refused:
     return Refused(422, f"The image can't be read: {reason}; send another.")
 
 
+def failed(error: Exception) -> Refused:
+    """500: the network failed, which is no fault of the image."""
+    reason = (str(error).splitlines() or [""])[0].rstrip(".")
+    return Refused(
+        500, f"Scoring failed ({type(error).__name__}: {reason}): the server's log says more."
+    )
+
+
 def queue_full(limit: int) -> Refused:
     """503: as many images as the server holds are waiting for their answer."""
     return Refused(

@@ -36,7 +36,7 @@ def bind(settings: ServeSettings) -> socket.socket:
         ) from error
 
 
-def url(settings: ServeSettings, listener: socket.socket) -> str:
+def url(listener: socket.socket) -> str:
     """Where a browser on this machine finds the page."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
@@ -46,7 +46,7 @@ def url(settings: ServeSettings, listener: socket.socket) -> str:
 
 def announce(settings: ServeSettings, listener: socket.socket, console: Console) -> None:
     """Say where the page is, and warn where everybody may use it."""
-    where = url(settings, listener)
+    where = url(listener)
     console.print(
         f"Inspection page: {where} (Ctrl-C ends it)", markup=False, highlight=False, soft_wrap=True
     )

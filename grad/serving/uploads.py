@@ -20,7 +20,12 @@ FORM = "multipart/form-data"
 _BYTES = ("application/octet-stream", "application/x-www-form-urlencoded")
 # curl --data-binary calls everything a urlencoded form.
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "JPEG2000", "PPM", "TGA")
+Image.init()
+FORMATS = tuple(
+    name
+    for name in ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "TIFF", "GIF", "JPEG2000", "PPM", "TGA")
+    if name in Image.OPEN
+)
 """What is decoded, in Pillow's names: pictures only, nothing that starts another program."""
 
 _OVERHEAD = 64 * 1024  # bytes that a form may have around its file
