@@ -71,6 +71,7 @@ class Backbone(nn.Module):
             fingerprints mean equal features.
         note: a sentence where the backbone is not the one that would have been taken first.
         mean, std: (1, 3, 1, 1) buffers, the normalisation that the model was trained with.
+        dtype: of the model's weights and of the feature map; the normalisation stays float32.
     """
 
     mean: Tensor
@@ -85,6 +86,7 @@ class Backbone(nn.Module):
         self.channels: int = sum(entry["num_chs"] for entry in info)
         self.stride: int = info[0]["reduction"]
         self.maps = list(maps)
+        self.dtype = torch.float32
         self.model = model.requires_grad_(False).to(memory_format=torch.channels_last)
         for statistic in ("mean", "std"):
             values = torch.tensor(model.pretrained_cfg[statistic], dtype=torch.float32)
@@ -127,7 +129,8 @@ class Backbone(nn.Module):
             (B, C, H / stride, W / stride) in channels_last memory, C the channels of the first map
             and then those of the second.
         """
-        images = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        images = (images - self.mean) / self.std
+        images = images.to(self.dtype, memory_format=torch.channels_last)
         maps: list[Tensor] = self.model.forward_intermediates(
             images, indices=self.maps, output_fmt="NCHW", intermediates_only=True
         )

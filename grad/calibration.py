@@ -36,6 +36,7 @@ _WHERE: dict[Source, str] = {
     "validation": "given by --validation",
     "training": "used in training, which score lower than new ones: expect more false alarms",
 }
+_CLOSEST = 1e-3  # how far a threshold is above the median at least, as a share of it
 _SMALLEST = float(np.finfo(np.float32).tiny)
 _Floats = NDArray[np.float64]
 _Number = TypeVar("_Number", float, Tensor)
@@ -178,6 +179,33 @@ def calibrate(
     )
 
 
+def f1_limit(good: Sequence[float], bad: Sequence[float]) -> tuple[float, float]:
+    """The threshold with the largest F1 = 2 TP / (TP + FP + P), and the good median below it.
+
+    It lies halfway between the lowest score above it and the next; among equal F1 the highest.
+
+    Args:
+        good: scores of good images, at least one.
+        bad: scores of anomalous images, at least one.
+
+    Returns:
+        threshold and typical score, float32 numbers; where the median of the good images is not
+        below the threshold, half the threshold stands for it.
+    """
+    values = np.unique(np.concatenate([good, bad]))  # ascending
+    found = np.searchsorted(np.sort(bad), values)
+    true = len(bad) - found  # with everything from this value on called anomalous
+    false = len(good) - np.searchsorted(np.sort(good), values)
+    f1 = 2 * true / (true + false + len(bad))
+    best = values.size - 1 - int(np.argmax(f1[::-1]))
+    high = float(values[best])
+    low = float(values[best - 1]) if best else 0.5 * high
+    middle = float(np.float32(0.5 * (low + high)))
+    threshold = middle if middle < high else low
+    median = float(np.median(good))
+    return _pair(threshold, median if median < threshold else 0.5 * threshold)
+
+
 def check_rate(false_alarm_rate: float) -> None:
     """Raise a GradError for a rate that is none."""
     if not 0.0 < false_alarm_rate < 1.0:
@@ -207,7 +235,7 @@ class _Fit:
             limit = float(values[rank - 1])
         else:
             limit = max(self._predicted(names), float(values[-1]))
-        return _above(limit, float(np.median(values)))
+        return _pair(limit, float(np.median(values)))
 
     def _predicted(self, names: Sequence[str]) -> float:
         """The score that the next image exceeds with a probability of the rate.
@@ -271,22 +299,8 @@ def _checked(scores: Mapping[str, Sequence[float]]) -> dict[str, _Floats]:
     return checked
 
 
-def _above(limit: float, median: float) -> tuple[float, float]:
-    """A threshold and the median below it, both as float32 numbers, the threshold above zero."""
-    threshold = np.float32(max(limit, _SMALLEST))
+def _pair(threshold: float, median: float) -> tuple[float, float]:
+    """Both as float32 numbers, the threshold above zero and above the median."""
     typical = np.float32(median)
-    if not typical < threshold:  # equal scores: the least that is above
-        threshold = np.nextafter(typical, np.float32(np.inf))
-    return float(threshold), float(typical)
-
-
-__all__ = [
-    "DEFAULT_RATE",
-    "Calibration",
-    "Method",
-    "Source",
-    "Threshold",
-    "calibrate",
-    "calibrated",
-    "check_rate",
-]
+    above = np.float32(max(threshold, median * (1.0 + _CLOSEST), _SMALLEST))
+    return float(above), float(typical)

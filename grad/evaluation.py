@@ -104,6 +104,22 @@ def scored(
         yield [features.samples[i] for i in indices], scores.cpu(), maps.cpu()
 
 
+def good_scores(
+    model: GRAD, features: Features, image_size: int, console: Console | None = None
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Image scores, and the largest values of the anomaly maps, of good images by class."""
+    scores: dict[str, list[float]] = {}
+    maxima: dict[str, list[float]] = {}
+    with Progress(console, "thresholds", len(features)) as progress:
+        for samples, of_images, maps in scored(model, features, image_size):
+            largest = maps.amax(dim=(1, 2))
+            for row, sample in enumerate(samples):
+                scores.setdefault(sample.class_name, []).append(float(of_images[row]))
+                maxima.setdefault(sample.class_name, []).append(float(largest[row]))
+            progress.advance(len(samples))
+    return scores, maxima
+
+
 def write_metrics(path: Path, summary: Mapping[str, Any]) -> None:
     """Write metrics.json; the file is whole or not there."""
     with replacing(path) as temporary:

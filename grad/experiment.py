@@ -16,16 +16,25 @@ from rich.table import Table
 
 from grad import __version__
 from grad.backbone import Backbone, load_backbone
-from grad.checkpoint import FILE_NAME, ModelInfo, save_checkpoint
+from grad.calibration import calibrate
+from grad.checkpoint import FILE_NAME, ModelInfo, save_calibration, save_checkpoint
 from grad.config import TrainConfig, write_config
-from grad.data import Dataset, Sample, demo_dataset, few_shot, find_dataset, load_mask
+from grad.data import (
+    Dataset,
+    Sample,
+    demo_dataset,
+    few_shot,
+    find_dataset,
+    find_validation,
+    load_mask,
+)
 from grad.errors import GradError
-from grad.evaluation import MASK_RULE, evaluate, metrics_table, write_metrics
+from grad.evaluation import MASK_RULE, good_scores
 from grad.features import Features, compute_features, default_cache
-from grad.metrics import ClassReport, summarize
 from grad.model import GRAD, count_flops, count_parameters
+from grad.results import Results
+from grad.splits import TrainingSplit, split_training
 from grad.training import Schedule, choose_precision, fit
-from grad.visualize import ExamplePicker, save_examples
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class _Run:
     device: torch.device
     backbone: Backbone
     console: Console
-    picker: ExamplePicker
+    results: Results
 
 
 def run(config: TrainConfig, console: Console) -> Path:
@@ -58,6 +67,7 @@ def run(config: TrainConfig, console: Console) -> Path:
     config = config.resolved()
     device = config.torch_device()
     dataset = _find(config)
+    validation = _find_validation(config, dataset)
     _check_masks(dataset)
     _show_dataset(dataset, console)
     with _output_folder(config, dataset) as out, _deterministic(device):
@@ -65,17 +75,15 @@ def run(config: TrainConfig, console: Console) -> Path:
         if backbone.note:
             console.print(backbone.note, style="yellow", markup=False)
         config = _complete(config, backbone, device, out)
-        train, test = (_features(s, config, backbone, device, console) for s in _splits(dataset))
-        job = _Run(config, device, backbone, console, ExamplePicker())
-        reports: dict[str, ClassReport] = {}
+        train, test, further = (
+            _features(samples, config, backbone, device, console)
+            for samples in (dataset.train, dataset.test, validation)
+        )
+        job = _Run(config, device, backbone, console, Results())
+        split = split_training(train, further, config.calibration_share, config.seed)
         for folder, classes in _models(config, dataset.classes, out):
-            mine = train.of_classes(classes), test.of_classes(classes)
-            reports |= _train_and_evaluate(job, *mine, classes, folder)
-        summary = summarize(reports) | {"settings": _settings(config, train, test)}
-        write_metrics(out / "metrics.json", summary)
-        save_examples(out / "examples", job.picker.examples())
-        console.print(metrics_table(summary))
-        _show_reasons(summary, console)
+            _train_and_evaluate(job, split.of_classes(classes), test.of_classes(classes), folder)
+        job.results.write(out, _settings(config, split, test), console)
         console.print(f"Results are in {out}", markup=False, highlight=False, soft_wrap=True)
     return out
 
@@ -91,15 +99,17 @@ def _find(config: TrainConfig) -> Dataset:
     return dataset
 
 
+def _find_validation(config: TrainConfig, dataset: Dataset) -> tuple[Sample, ...]:
+    if config.validation is None:
+        return ()
+    return find_validation(config.validation, dataset.classes, dataset.train)
+
+
 def _check_masks(dataset: Dataset) -> None:
     """Decode every mask once, as a broken one should not come up after hours of training."""
     for sample in dataset.test:
         if sample.mask is not None:
             load_mask(sample.mask)
-
-
-def _splits(dataset: Dataset) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    return dataset.train, dataset.test
 
 
 def _features(
@@ -130,10 +140,9 @@ def _models(
     return [(out, tuple(classes))]
 
 
-def _train_and_evaluate(
-    job: _Run, train: Features, test: Features, classes: tuple[str, ...], folder: Path
-) -> dict[str, ClassReport]:
-    """One model: trained, saved, judged."""
+def _train_and_evaluate(job: _Run, split: TrainingSplit, test: Features, folder: Path) -> None:
+    """One model: trained, saved, calibrated, judged."""
+    classes = split.classes
     config, console = job.config, job.console
     torch.manual_seed(config.seed)
     model = _make_model(job).to(job.device)
@@ -142,7 +151,7 @@ def _train_and_evaluate(
     _show_model(model, config, console)
     result = fit(
         model,
-        train,
+        split.training,
         _schedule(config),
         seed=config.seed,
         precision=config.precision,  # type: ignore[arg-type]  # "auto" is resolved
@@ -159,7 +168,12 @@ def _train_and_evaluate(
             soft_wrap=True,
         )
         raise KeyboardInterrupt
-    return evaluate(model, test, config.image_size, [job.picker], classes=classes, console=console)
+    scores, maxima = good_scores(model, split.calibration, config.image_size, console)
+    calibration = calibrate(scores, maxima, split.sources, config.false_alarm_rate)
+    calibration = job.results.add(
+        model, test, config.image_size, calibration, config.threshold, classes, console
+    )
+    save_calibration(file, calibration)
 
 
 def _make_model(job: _Run) -> GRAD:
@@ -220,14 +234,15 @@ def _complete(
     )
 
 
-def _settings(config: TrainConfig, train: Features, test: Features) -> dict[str, Any]:
+def _settings(config: TrainConfig, split: TrainingSplit, test: Features) -> dict[str, Any]:
     """What the metrics depend on, for metrics.json."""
     counts = {}
-    for name in sorted({sample.class_name for sample in train.samples}):
+    for name in split.classes:
         tested = [sample for sample in test.samples if sample.class_name == name]
         defects = [sample for sample in tested if sample.anomalous]
         counts[name] = {
-            "train": sum(sample.class_name == name for sample in train.samples),
+            "train": sum(sample.class_name == name for sample in split.training.samples),
+            "calibration": split.further_images(name),
             "test_good": len(tested) - len(defects),
             "test_defects": len(defects),
             "masks": sum(sample.mask is not None for sample in defects),
@@ -244,7 +259,7 @@ def _settings(config: TrainConfig, train: Features, test: Features) -> dict[str,
         "anomaly_map_size": config.image_size,
         "mask_rule": MASK_RULE,
         "images": counts,
-        "unreadable_images": len(train.skipped) + len(test.skipped),
+        "unreadable_images": len(split.skipped) + len(test.skipped),
     }
 
 
@@ -329,11 +344,3 @@ def _show_model(model: GRAD, config: TrainConfig, console: Console) -> None:
         highlight=False,
         markup=False,
     )
-
-
-def _show_reasons(summary: dict[str, Any], console: Console) -> None:
-    """Why there are dashes in the table, a line for each class and reason."""
-    for name, reasons in summary["reasons"].items():
-        for reason in dict.fromkeys(reasons.values()):
-            keys = ", ".join(key for key, why in reasons.items() if why == reason)
-            console.print(f"{name}: {reason} ({keys})", style="yellow", markup=False)

@@ -75,11 +75,14 @@ class Features:
 
     def of_classes(self, names: Sequence[str]) -> Features:
         """Those of some classes; nothing is copied."""
-        chosen = [i for i, sample in enumerate(self.samples) if sample.class_name in names]
+        return self.subset([i for i, s in enumerate(self.samples) if s.class_name in names])
+
+    def subset(self, indices: Sequence[int]) -> Features:
+        """Those of some samples by index; nothing is copied."""
         return replace(
             self,
-            samples=tuple(self.samples[i] for i in chosen),
-            _places=tuple(self._places[i] for i in chosen),
+            samples=tuple(self.samples[i] for i in indices),
+            _places=tuple(self._places[i] for i in indices),
         )
 
 

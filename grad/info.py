@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from rich.table import Table
 
 import grad
 from grad.errors import GradError
+from grad.options import exit_code, parse_options
 
 if TYPE_CHECKING:
     from grad.ops.self_check import Outcome
@@ -81,8 +83,19 @@ def outcome_table(outcomes: Sequence[Outcome]) -> Table:
     return table
 
 
-def main() -> int:
-    """Print the facts and the self-check."""
+@dataclass(frozen=True)
+class InfoOptions:
+    """``grad info`` has no options of its own."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the facts and the self-check; returns the exit code."""
+    return exit_code(lambda: _show(arguments))
+
+
+def _show(arguments: Sequence[str] | None) -> int:
+    description = "Print versions, devices and architectures, and check every operator."
+    parse_options(InfoOptions, "info", description, arguments)
     console = Console()
     _print(console, machine_facts())
     try:

@@ -25,9 +25,18 @@ def anomaly_map(score: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (B, h, w) float32.
     """
-    upsampled = F.interpolate(
-        score[:, None].float(), size=size, mode="bilinear", align_corners=True
-    )[:, 0]
+    return smooth(upsample(score, size))
+
+
+def upsample(score: Tensor, size: tuple[int, int]) -> Tensor:
+    """Score map at the size of the image: (B, H, W) -> (B, h, w) float32."""
+    return F.interpolate(score[:, None].float(), size=size, mode="bilinear", align_corners=True)[
+        :, 0
+    ]
+
+
+def smooth(upsampled: Tensor) -> Tensor:
+    """The mean of the 21 x 21 box around each pixel: (B, h, w) -> (B, h, w)."""
     margin = SMOOTHING // 2
     return _window_mean(F.pad(upsampled, (margin, margin, margin, margin)), SMOOTHING, SMOOTHING)
 

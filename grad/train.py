@@ -13,23 +13,19 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from grad.errors import GradError
+from grad.options import exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for a user's error, 130 for Ctrl-C."""
-    try:
+
+    def work() -> None:
         from grad.config import parse  # imports torch, which may be what is wrong
         from grad.experiment import run
 
         run(parse(arguments), Console())
-    except GradError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

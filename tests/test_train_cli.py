@@ -79,7 +79,13 @@ def test_a_run_writes_everything_and_is_repeatable(train, tmp_path, capsys):
     assert "mean" in capsys.readouterr().out
     assert (tmp_path / "a/metrics.json").read_bytes() == (tmp_path / "b/metrics.json").read_bytes()
     names = {path.name for path in (tmp_path / "a").iterdir()}
-    assert names == {"model.safetensors", "config.yaml", "metrics.json", "examples"}
+    assert names == {
+        "model.safetensors",
+        "config.yaml",
+        "metrics.json",
+        "records.jsonl",
+        "examples",
+    }
     metrics = json.loads((tmp_path / "a/metrics.json").read_text())
     assert set(metrics["classes"]) == {"one", "two"}
     assert set(metrics["classes"]["one"]) == set(metrics["mean"]) == set(METRICS)
@@ -88,13 +94,15 @@ def test_a_run_writes_everything_and_is_repeatable(train, tmp_path, capsys):
     assert metrics["reasons"]["two"]["pixel_auroc"] == "no masks"
     assert metrics["settings"]["images"]["one"] == {
         "train": 4,
+        "calibration": 0,
         "test_good": 2,
         "test_defects": 2,
         "masks": 2,
     }
-    model, info = load_checkpoint(tmp_path / "a/model.safetensors")
+    loaded = load_checkpoint(tmp_path / "a")
+    info = loaded.info
     assert info.classes == ("one", "two") and info.epochs == 2 and info.image_size == SIZE
-    assert (model.settings.height, model.settings.width) == (8, 8)
+    assert (loaded.model.settings.height, loaded.model.settings.width) == (8, 8)
     assert list((tmp_path / "a/examples").rglob("*.png"))
 
 
@@ -103,12 +111,7 @@ def test_another_seed_gives_another_model_and_the_written_config_the_same(train,
     assert main(["--config", "a/config.yaml", "--out", "b"]) == 0
     assert main(["--config", "a/config.yaml", "--out", "c", "--seed", "0"]) == 0
     weights = [
-        torch.cat(
-            [
-                p.flatten()
-                for p in load_checkpoint(tmp_path / f"{x}/model.safetensors")[0].parameters()
-            ]
-        )
+        torch.cat([p.flatten() for p in load_checkpoint(tmp_path / x).model.parameters()])
         for x in "abc"
     ]
     assert torch.equal(weights[0], weights[1])
@@ -118,8 +121,7 @@ def test_another_seed_gives_another_model_and_the_written_config_the_same(train,
 def test_separate_models_and_one_report(train, tmp_path):
     assert train("--separate", "--out", "a") == 0
     for name in ("one", "two"):
-        _, info = load_checkpoint(tmp_path / "a" / name / "model.safetensors")
-        assert info.classes == (name,)
+        assert load_checkpoint(tmp_path / "a" / name).info.classes == (name,)
     assert set(json.loads((tmp_path / "a/metrics.json").read_text())["classes"]) == {"one", "two"}
 
 
@@ -150,9 +152,9 @@ def test_ctrl_c_in_training_leaves_a_usable_model(train, tmp_path, monkeypatch, 
     assert train("--out", "a") == 130
     monkeypatch.undo()
     assert "after 1 of 2 epochs" in capsys.readouterr().out
-    model, info = load_checkpoint(tmp_path / "a/model.safetensors")
-    assert info.epochs == 1
-    assert all(p.isfinite().all() for p in model.parameters())
+    loaded = load_checkpoint(tmp_path / "a")
+    assert loaded.info.epochs == 1 and loaded.calibration is None
+    assert all(p.isfinite().all() for p in loaded.model.parameters())
 
 
 def test_ctrl_c_before_training_leaves_nothing(train, tmp_path, monkeypatch):

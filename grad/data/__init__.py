@@ -1,18 +1,25 @@
 """From folders to tensors: finding samples, decoding images, the embedded demo set."""
 
 from grad.data.demo import demo_dataset
-from grad.data.images import UnreadableImage, load_image, load_mask
+from grad.data.images import UnreadableImage, load_image, load_mask, load_picture
 from grad.data.layouts import find_dataset
-from grad.data.samples import ClassSummary, Dataset, Sample, few_shot
+from grad.data.picture import Picture
+from grad.data.samples import ClassSummary, Dataset, Sample, few_shot, held_out_count, hold_out
+from grad.data.validation import find_validation
 
 __all__ = [
     "ClassSummary",
     "Dataset",
+    "Picture",
     "Sample",
     "UnreadableImage",
     "demo_dataset",
     "few_shot",
     "find_dataset",
+    "find_validation",
+    "held_out_count",
+    "hold_out",
     "load_image",
     "load_mask",
+    "load_picture",
 ]

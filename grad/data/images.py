@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from grad.data.picture import Picture, as_floats
 from grad.errors import GradError
 
 _ORIENTATION_TAG = 0x0112
@@ -94,19 +93,27 @@ def load_image(path: Path, size: tuple[int, int]) -> Tensor:
 
 
 def image_tensor(image: Image.Image, size: tuple[int, int]) -> Tensor:
-    """A picture, upright already, as :func:`load_image` gives it.
+    """An image in memory, upright already, as :func:`load_image` gives it.
 
     Raises:
         ValueError: values outside the range that :func:`load_image` takes.
     """
-    height, width = size
-    if image.mode[0] in "IF":  # I, I;16, I;16B, ..., F
-        grey = Image.fromarray(_unit_range(image))
-        pixels = np.asarray(_resize(grey, width, height))[:, :, None].clip(0.0, 1.0)
-        return torch.from_numpy(pixels).permute(2, 0, 1).repeat(3, 1, 1)
-    rgb = _resize(_to_rgb(image), width, height)
-    channels = np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
-    return torch.from_numpy(channels).float().div_(255.0)
+    return as_floats(Picture.from_image(image).resize(size).tensor()).contiguous()
+
+
+def load_picture(path: Path) -> Picture:
+    """Decode an image, for use at any size.
+
+    Args:
+        path: any file that Pillow decodes.
+
+    Raises:
+        UnreadableImage: as for :func:`load_image`.
+    """
+    try:
+        return Picture.from_image(_open(path))
+    except Exception as error:
+        raise UnreadableImage(path, _reason(path, error)) from error
 
 
 def load_mask(path: Path, size: tuple[int, int] | None = None) -> Tensor:
@@ -130,7 +137,7 @@ def load_mask(path: Path, size: tuple[int, int] | None = None) -> Tensor:
         if image.mode[0] in "IF":
             mask = np.asarray(image) > 0
         else:
-            mask = np.asarray(_to_rgb(image)).max(axis=2) > 0
+            mask = np.asarray(Picture.from_image(image).rgb()).max(axis=2) > 0
         if size is not None and mask.shape != size:
             resized = Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST)
             mask = np.asarray(resized)
@@ -145,29 +152,6 @@ def _open(path: Path) -> Image.Image:
         image.load()
         upright = ImageOps.exif_transpose(image)
     return image if upright is None else upright
-
-
-def _resize(image: Image.Image, width: int, height: int) -> Image.Image:
-    if image.size == (width, height):
-        return image
-    return image.resize((width, height), Image.Resampling.BILINEAR)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any 8-bit mode as RGB, alpha dropped."""
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def _unit_range(image: Image.Image) -> NDArray[np.float32]:
-    """Integer or floating point grey as float32 in [0, 1], scaled by its type alone."""
-    values: NDArray[Any] = np.asarray(image)
-    top = 1 if image.mode == "F" else 65535
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= top):  # also true for NaN
-        raise ValueError(f"its values go from {low:g} to {high:g}, GRAD takes 0 to {top}")
-    return values.astype(np.float32) / np.float32(top)
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -134,3 +134,31 @@ def few_shot(dataset: Dataset, shots: int, seed: int) -> Dataset:
         random.Random(f"{seed}/{name}").shuffle(samples)
         chosen += sorted(samples[:shots], key=lambda sample: sample.path.as_posix())
     return replace(dataset, train=tuple(chosen))
+
+
+def hold_out(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[int], list[int]]:
+    """Split training images into those to learn from and those to make thresholds from.
+
+    A class's choice depends on the seed and its own file names only. A larger share keeps the
+    images of a smaller one. Small classes keep all for training, see :func:`held_out_count`.
+
+    Returns:
+        indices to learn from and indices held out, both ascending.
+    """
+    held: set[int] = set()
+    for name in {sample.class_name for sample in samples}:
+        mine = [index for index, sample in enumerate(samples) if sample.class_name == name]
+        mine.sort(key=lambda index: samples[index].path.as_posix())
+        random.Random(f"{seed}/{name}/calibration").shuffle(mine)
+        held.update(mine[: held_out_count(len(mine), share)])
+    rest = [index for index in range(len(samples)) if index not in held]
+    return rest, sorted(held)
+
+
+def held_out_count(images: int, share: float) -> int:
+    """How many of a class's images to hold out: the share, rounded; none where that leaves too few.
+
+    At least 2 must be held out and 4 left to learn from.
+    """
+    count = int(images * share + 0.5)
+    return count if count >= 2 and images - count >= 4 else 0

@@ -49,7 +49,7 @@ def interpolate(
     border = _is_border(padding)
     if _USE_REFERENCE:
         return reference.interpolate(coords, grid, align_corners=align_corners, padding=padding)
-    return _Interpolate.apply(coords, grid, align_corners, border)  # type: ignore[no-any-return]
+    return _run(_Interpolate, coords, grid, align_corners, border)  # type: ignore[no-any-return]
 
 
 def project(
@@ -96,7 +96,7 @@ def project(
             padding=padding,
         )
     noise = _noise_arguments(jitter, jitter_state, hidden)
-    return _Project.apply(hidden, weight, bias, grid, *noise, align_corners, border)  # type: ignore[no-any-return]
+    return _run(_Project, hidden, weight, bias, grid, *noise, align_corners, border)  # type: ignore[no-any-return]
 
 
 def lookup(
@@ -142,7 +142,8 @@ def lookup(
             padding=padding,
         )
     noise = _noise_arguments(jitter, jitter_state, hidden)
-    return _Lookup.apply(  # type: ignore[no-any-return]
+    return _run(  # type: ignore[no-any-return]
+        _Lookup,
         global_coords,
         global_grid,
         hidden,
@@ -189,7 +190,7 @@ def refine(
     weights = _similarity_weights(mode, alpha, beta)
     if _USE_REFERENCE:
         return reference.refine(features, prediction, alpha=alpha, beta=beta, tau=tau, mode=mode)
-    loss, score, _ = _Refine.apply(features, prediction, *weights, tau)
+    loss, score, _ = _run(_Refine, features, prediction, *weights, tau)
     return loss, score
 
 
@@ -367,6 +368,19 @@ class _Refine(torch.autograd.Function):
             grad_loss, grad_score, features, prediction, sums, *ctx.options, *need
         )
         return *_needed(need, gradients), None, None, None
+
+
+def _run(function: Any, *arguments: Any) -> Any:
+    """A Function's result; its forward alone where there is nothing to differentiate.
+
+    Compilers and exporters then see the operator itself (torch 2.14's dynamo fails on a Function
+    with ``setup_context`` and without gradients).
+    """
+    if torch.is_grad_enabled() and any(
+        isinstance(argument, Tensor) and argument.requires_grad for argument in arguments
+    ):
+        return function.apply(*arguments)
+    return function.forward(*arguments)
 
 
 def _needed(need: tuple[bool, ...], gradients: tuple[Tensor | None, ...]) -> list[Tensor | None]:

@@ -1,0 +1,113 @@
+"""A decoded image on its way to the network: the same numbers whatever it was decoded from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+_CHANNELS = (1, 3, 4)  # of an array with three axes
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An upright image as Pillow holds it.
+
+    Attributes:
+        bands: one image of 8-bit RGB, or one (grey) or three (RGB) of float32 in [0, 1].
+    """
+
+    bands: tuple[Image.Image, ...]
+
+    @classmethod
+    def from_image(cls, image: Image.Image) -> Picture:
+        """Of any of Pillow's modes.
+
+        Grey becomes colour; alpha is dropped, not composited; 16-bit grey and 32-bit integers are
+        divided by 65535; floating point is taken as it is.
+
+        Raises:
+            ValueError: values outside the range of their type above.
+        """
+        if image.mode[0] in "IF":  # I, I;16, I;16B, ..., F
+            top = 1 if image.mode == "F" else 65535
+            return cls((Image.fromarray(_unit_range(np.asarray(image), top)),))
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")
+        return cls((image.convert("RGB"),))
+
+    @classmethod
+    def from_array(cls, array: NDArray[Any]) -> Picture:
+        """Of an array (h, w), (h, w, 1), (h, w, 3) in the order RGB, or (h, w, 4) with alpha.
+
+        uint8; uint16, divided by 65535; floating point in [0, 1].
+
+        Raises:
+            ValueError: another shape or dtype, no pixels, NaN, values outside of [0, 1].
+        """
+        if array.ndim == 3 and array.shape[2] in _CHANNELS:
+            array = array[:, :, 0] if array.shape[2] == 1 else array[:, :, :3]
+        elif array.ndim != 2:
+            raise ValueError(f"its shape is {array.shape}, GRAD takes (h, w), (h, w, 3), (h, w, 4)")
+        if 0 in array.shape:
+            raise ValueError(f"its shape is {array.shape}, it has no pixels")
+        if array.dtype == np.uint8:
+            return cls((Image.fromarray(np.ascontiguousarray(array)).convert("RGB"),))
+        if array.dtype != np.uint16 and array.dtype.kind != "f":
+            raise ValueError(
+                f"its dtype is {array.dtype}, GRAD takes uint8, uint16, and floats from 0 to 1"
+            )
+        values = _unit_range(array, 65535 if array.dtype == np.uint16 else 1)
+        bands = [values] if values.ndim == 2 else np.moveaxis(values, 2, 0)
+        return cls(tuple(Image.fromarray(np.ascontiguousarray(band)) for band in bands))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in pixels."""
+        width, height = self.bands[0].size
+        return height, width
+
+    def resize(self, size: tuple[int, int]) -> Picture:
+        """Resized straight to (H, W), bilinear with Pillow's antialiasing."""
+        if size == self.size:
+            return self
+        wanted = (size[1], size[0])
+        return Picture(tuple(b.resize(wanted, Image.Resampling.BILINEAR) for b in self.bands))
+
+    def crop(self, top: int, left: int, height: int, width: int) -> Picture:
+        """A rectangle of it, in pixels."""
+        box = (left, top, left + width, top + height)
+        return Picture(tuple(band.crop(box) for band in self.bands))
+
+    def tensor(self) -> Tensor:
+        """(3, H, W), uint8 or float32 in [0, 1], in channels_last memory where it is uint8."""
+        if self.bands[0].mode == "RGB":
+            return torch.from_numpy(np.array(self.bands[0])).permute(2, 0, 1)
+        bands = [torch.from_numpy(np.asarray(band).clip(0.0, 1.0)) for band in self.bands]
+        return torch.stack(bands).expand(3, *self.size)
+
+    def rgb(self) -> Image.Image:
+        """8-bit RGB, for showing."""
+        if self.bands[0].mode == "RGB":
+            return self.bands[0]
+        return Image.fromarray((self.tensor() * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def as_floats(pixels: Tensor) -> Tensor:
+    """float32 in [0, 1]: uint8 divided by 255, floats as they are."""
+    return pixels.float().div_(255.0) if pixels.dtype == torch.uint8 else pixels.float()
+
+
+def _unit_range(values: NDArray[Any], top: int) -> NDArray[np.float32]:
+    """Values from 0 to ``top`` as float32 from 0 to 1."""
+    low, high = values.min(), values.max()
+    if np.isnan(low):
+        raise ValueError(f"it holds NaN, GRAD takes 0 to {top}")
+    if not (low >= 0 and high <= top):
+        raise ValueError(f"its values go from {low:g} to {high:g}, GRAD takes 0 to {top}")
+    return values.astype(np.float32) / np.float32(top)

@@ -1,0 +1,139 @@
+"""Command lines from dataclasses: a field is an option, with its default and its line of help."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
+
+from grad.errors import GradError
+
+_Options = TypeVar("_Options")
+
+
+def option(default: Any, text: str) -> Any:
+    """A field that is an option ``--name``.
+
+    Args:
+        default: where it is not given.
+        text: its line of help.
+    """
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+def argument(text: str, *, count: str | None = None) -> Any:
+    """A field that is given by its place, in the order of the fields.
+
+    Args:
+        text: its line of help.
+        count: None for exactly one; ``"+"`` or ``"*"`` for a list, as argparse's ``nargs``.
+    """
+    return dataclasses.field(metadata={"help": text, "place": True, "count": count})
+
+
+def parse_options(
+    kind: type[_Options],
+    command: str,
+    description: str,
+    arguments: Sequence[str] | None = None,
+    *,
+    config_file: bool = False,
+) -> _Options:
+    """Options from the command line.
+
+    Args:
+        kind: a dataclass whose fields are made by :func:`option` and :func:`argument`.
+        command: the name behind ``grad`` on the command line.
+        description: a sentence for ``--help``.
+        arguments: None for those of the process.
+        config_file: whether ``--config FILE`` reads options from YAML; what comes later wins.
+
+    Raises:
+        GradError: an unknown option, a wrong value, a file that can't be read.
+        SystemExit: ``--help`` was asked for.
+    """
+    parser = ArgumentParser(prog=f"grad {command}", description=description, exit_on_error=False)
+    if config_file:
+        parser.add_argument(
+            "--config", action="config", help="YAML file with options, named as below."
+        )
+    types = typing.get_type_hints(kind)
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    for field in fields:
+        _add(parser, field, types[field.name])
+    try:
+        values = parser.parse_args(arguments)
+    except (ArgumentError, TypeError, ValueError, OSError) as error:
+        raise GradError(_one_sentence(str(error))) from None
+    return kind(**{field.name: values[field.name] for field in fields})
+
+
+def flag(name: str) -> str:
+    """The option of a field: ``batch_size`` is ``--batch-size``."""
+    return "--" + name.replace("_", "-")
+
+
+def class_list(classes: str | None) -> tuple[str, ...] | None:
+    """``--classes NAME,NAME`` as names; None where it was not given.
+
+    Raises:
+        GradError: there is no name in it.
+    """
+    if classes is None:
+        return None
+    names = tuple(name.strip() for name in classes.split(",") if name.strip())
+    if not names:
+        raise GradError("--classes names no class: give NAME,NAME.")
+    return names
+
+
+def exit_code(work: Callable[[], int | None]) -> int:
+    """Run a command; 0 or what it returns, 2 for a user's error, 130 for Ctrl-C."""
+    try:
+        return work() or 0
+    except GradError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+
+
+def _add(parser: ArgumentParser, field: dataclasses.Field[Any], kind: Any) -> None:
+    text = field.metadata["help"]
+    if field.metadata.get("place"):
+        count = field.metadata["count"]
+        options = {} if count is None else {"nargs": count}
+        item = kind if count is None else typing.get_args(kind)[0]
+        parser.add_argument(field.name, type=item, help=text, **options)
+    elif kind is bool:
+        switch = ActionYesNo(yes_prefix="", no_prefix="no-")
+        parser.add_argument(flag(field.name), default=field.default, help=text, action=switch)
+    else:
+        parser.add_argument(flag(field.name), default=field.default, help=text, type=kind)
+
+
+_PLAIN = (  # the parser's words, and ours
+    (r'^Parser key "(\w+)":?', r"\1:"),
+    (r"^argument (--\S+?):", r"\1:"),
+    (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
+    (r"Does not validate .*? Subtypes: \[(.*), NoneType\] .* value: ", r"expected \1, got "),
+    (r"Expected an? (.*)\. Got value:", r"expected \1, got"),
+    (r"typing\.Literal(\[.*?\])", r"one of \1"),
+)
+
+
+def _one_sentence(message: str) -> str:
+    """The parser's message on one line, in the words of this package."""
+    text = " ".join(message.split())
+    for pattern, plain in _PLAIN:
+        text = re.sub(pattern, plain, text)
+    key = re.match(r"[a-z_]+(?=: (?:expected|File) )", text)
+    if key:
+        text = flag(key[0]) + text[key.end() :]
+    return f"{text.rstrip('.')}; --help lists all options."

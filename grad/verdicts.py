@@ -1,0 +1,156 @@
+"""Test images judged by thresholds: what is found, what is called anomalous wrongly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from grad.calibration import Calibration, Threshold, f1_limit
+from grad.records import ImageRecord
+
+
+def judge(
+    calibrations: Mapping[str, Calibration], records: Sequence[ImageRecord]
+) -> dict[str, Any]:
+    """The section ``thresholds`` of metrics.json.
+
+    Args:
+        calibrations: of each class that is reported on, the calibration of its model.
+        records: test images.
+
+    Returns:
+        ``method`` and ``asked_rate`` (false-alarm rate asked for, None for F1); ``classes``: the
+        threshold of each class with ``recall``, ``false_alarm_rate``, ``marked_rate`` (share of
+        good images with a marked pixel; None for each where there are no such images) and
+        ``counts``; ``all``: the same over all classes; ``unknown``: the threshold for images of
+        unknown class and what it does to all of them, None with several models or a single class.
+    """
+    first = next(iter(calibrations.values()))
+    judged = {name: [r for r in records if r.class_name == name] for name in calibrations}
+    thresholds = {name: c.threshold(name) for name, c in calibrations.items()}
+    everything = [(r, thresholds[name]) for name, members in judged.items() for r in members]
+    one_model = all(c is first for c in calibrations.values())
+    unknown = first.unknown if one_model and len(first.classes) > 1 else None
+    return {
+        "method": first.method,
+        "asked_rate": first.false_alarm_rate if first.method == "good" else None,
+        "classes": {
+            name: asdict(thresholds[name]) | _outcome([(r, thresholds[name]) for r in members])
+            for name, members in judged.items()
+        },
+        "all": _outcome(everything),
+        "unknown": unknown
+        and asdict(unknown) | _outcome([(record, unknown) for record, _ in everything]),
+    }
+
+
+def f1_calibration(calibration: Calibration, records: Sequence[ImageRecord]) -> Calibration:
+    """Thresholds where F1 of the test images is largest; for each class that has defects.
+
+    Args:
+        calibration: from good images; its thresholds stay where there are no defects.
+        records: test images.
+    """
+    classes = {
+        name: _f1_threshold(limit, [r for r in records if r.class_name == name], name)
+        for name, limit in calibration.classes.items()
+    }
+    unknown = _f1_threshold(calibration.unknown, records, "any class")
+    return replace(calibration, method="f1", classes=classes, unknown=unknown)
+
+
+def _f1_threshold(limit: Threshold, records: Sequence[ImageRecord], name: str) -> Threshold:
+    good = [record for record in records if not record.anomalous]
+    defects = [record for record in records if record.anomalous]
+    if not good or not defects:
+        lack = "no defects" if good else "no good images" if defects else "no test images"
+        return replace(
+            limit,
+            note=f"F1 needs good and defective images of {name}, and there are "
+            f"{lack} in the test set: {limit.note}",
+        )
+    image, image_typical = f1_limit([r.score for r in good], [r.score for r in defects])
+    pixel, pixel_typical = f1_limit([r.map_maximum for r in good], [r.map_maximum for r in defects])
+    return Threshold(
+        image,
+        pixel,
+        image_typical,
+        pixel_typical,
+        len(good),
+        f"largest F1 on {len(good)} good and {len(defects)} defective test images, which are then "
+        "no test of it any more.",
+    )
+
+
+def verdict_table(section: Mapping[str, Any]) -> Table:
+    """A row a class: threshold, defects found, good images called anomalous."""
+    asked = section["asked_rate"]
+    table = Table(
+        title=f"Thresholds for a false-alarm rate of {asked:.2%}"
+        if asked is not None
+        else "Thresholds where F1 of the test images is largest",
+        title_justify="left",
+        show_footer=len(section["classes"]) > 1,
+    )
+    every = section["all"]["counts"]
+    table.add_column("class", footer="all")
+    table.add_column("threshold", justify="right")
+    table.add_column("defects found", footer=_found(every), justify="right")
+    table.add_column("false alarms", footer=_alarms(every), justify="right")
+    table.add_column("made from", justify="right")
+    for name, row in section["classes"].items():
+        table.add_row(name, *_cells(row))
+    if section["unknown"]:
+        table.add_section()
+        table.add_row("class not stated", *_cells(section["unknown"]))
+    return table
+
+
+def show_notes(section: Mapping[str, Any], console: Console) -> None:
+    """How the thresholds were made, each way once with the classes that it holds for."""
+    notes: dict[str, list[str]] = {}
+    for name, row in section["classes"].items():
+        notes.setdefault(row["note"].partition(" ")[2], []).append(name)
+    for note, names in notes.items():
+        console.print(f"{', '.join(names)}: {note}", style="yellow", markup=False, highlight=False)
+
+
+def _outcome(judged: Sequence[tuple[ImageRecord, Threshold]]) -> dict[str, Any]:
+    """Rates and counts of images, each with the threshold that it is judged by."""
+    alarms = [(record.anomalous, record.score > limit.image) for record, limit in judged]
+    marked = sum(r.map_maximum > limit.pixel for r, limit in judged if not r.anomalous)
+    counts = {
+        "true_positives": alarms.count((True, True)),
+        "false_negatives": alarms.count((True, False)),
+        "false_positives": alarms.count((False, True)),
+        "true_negatives": alarms.count((False, False)),
+    }
+    defects = counts["true_positives"] + counts["false_negatives"]
+    good = counts["false_positives"] + counts["true_negatives"]
+    return {
+        "recall": counts["true_positives"] / defects if defects else None,
+        "false_alarm_rate": counts["false_positives"] / good if good else None,
+        "marked_rate": marked / good if good else None,
+        "counts": counts,
+    }
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    counts, images = row["counts"], row["images"]
+    return f"{row['image']:.4g}", _found(counts), _alarms(counts), f"{images} images"
+
+
+def _found(counts: Mapping[str, int]) -> str:
+    return _share(counts["true_positives"], counts["false_negatives"])
+
+
+def _alarms(counts: Mapping[str, int]) -> str:
+    return _share(counts["false_positives"], counts["true_negatives"])
+
+
+def _share(yes: int, no: int) -> str:
+    return f"{yes} of {yes + no}, {yes / (yes + no):.1%}" if yes + no else "-"
