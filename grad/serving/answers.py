@@ -15,7 +15,8 @@ from torch import Tensor
 
 from grad import __version__
 from grad.calibration import Calibration, calibrated
-from grad.data.images import image_tensor
+from grad.data import Picture
+from grad.data.picture import as_floats
 from grad.serving.scorer import Scorer
 from grad.serving.settings import ServeSettings
 from grad.serving.uploads import FORMATS
@@ -129,7 +130,7 @@ def judge(
     calibration: Calibration | None,
     name: str,
     class_name: str | None,
-    image: Image.Image,
+    picture: Picture,
     score: float,
 ) -> Prediction:
     """The answer to an image, without pictures."""
@@ -141,8 +142,8 @@ def judge(
         value=calibrated(score, row.image_typical, row.image) if row else None,
         threshold=row.image if row else None,
         is_anomalous=score > row.image if row else None,
-        width=image.width,
-        height=image.height,
+        width=picture.size[1],
+        height=picture.size[0],
         note=None if row else NO_CALIBRATION,
     )
 
@@ -155,14 +156,13 @@ def encode_map(anomaly_map: Tensor) -> AnomalyMap:
     return AnomalyMap(png=_png(Image.fromarray(levels)), low=low, high=high)
 
 
-def encode_preview(image: Image.Image) -> str:
+def encode_preview(picture: Picture) -> str:
     """The image as a PNG that every browser shows."""
-    pixels = (image_tensor(image, _fitted(image)) * 255).round().byte()
-    return _png(Image.fromarray(pixels.permute(1, 2, 0).numpy()))
+    return _png(picture.resize(_fitted(picture)).rgb())
 
 
 def encode_overlay(
-    image: Image.Image, anomaly_map: Tensor, calibration: Calibration | None, class_name: str | None
+    picture: Picture, anomaly_map: Tensor, calibration: Calibration | None, class_name: str | None
 ) -> str:
     """The image under its heat map."""
     low, high = 0.0, 1.0
@@ -171,7 +171,8 @@ def encode_overlay(
         anomaly_map = calibrated(anomaly_map, row.pixel_typical, row.pixel)
     else:
         low, high = float(anomaly_map.min()), float(anomaly_map.max())
-    return _png(overlay(image_tensor(image, _fitted(image)), anomaly_map, low, high))
+    pixels = as_floats(picture.resize(_fitted(picture)).tensor())
+    return _png(overlay(pixels, anomaly_map, low, high))
 
 
 def _rows(calibration: Calibration) -> list[ThresholdRow]:
@@ -207,10 +208,11 @@ def _colours() -> NDArray[np.uint8]:
     return np.round(255 * table).astype(np.uint8)
 
 
-def _fitted(image: Image.Image) -> tuple[int, int]:
+def _fitted(picture: Picture) -> tuple[int, int]:
     """(H, W) with the longest side at most PICTURE pixels."""
-    factor = min(1.0, PICTURE / max(image.size))
-    return max(1, round(image.height * factor)), max(1, round(image.width * factor))
+    height, width = picture.size
+    factor = min(1.0, PICTURE / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def _png(image: Image.Image) -> str:

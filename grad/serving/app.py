@@ -16,12 +16,12 @@ from typing import Annotated, Any, TypeVar
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
-from PIL import Image
 from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 from grad import __version__
-from grad.data.images import image_tensor
+from grad.data import Picture
+from grad.data.picture import as_floats
 from grad.serving import access, answers, failures
 from grad.serving.access import Guard
 from grad.serving.answers import Health, Info, Prediction
@@ -116,10 +116,10 @@ class Inspector:
         """
         with self._place():
             upload = await read_upload(request, self.settings)
-            image, pixels = await self._decoded(upload)
+            picture, pixels = await self._decoded(upload)
             anomaly_map, score = await self._scored(pixels)
             return await self._in_pool(
-                lambda: self._answer(upload.name, image, anomaly_map, score, wanted)
+                lambda: self._answer(upload.name, picture, anomaly_map, score, wanted)
             )
 
     @contextmanager
@@ -133,8 +133,8 @@ class Inspector:
         finally:
             self.accepted -= 1
 
-    async def _decoded(self, upload: Upload) -> tuple[Image.Image, Tensor]:
-        """The image, upright, and as the model takes it."""
+    async def _decoded(self, upload: Upload) -> tuple[Picture, Tensor]:
+        """The image at its own size, and as the model takes it."""
         self._decoding += 1
         try:
             return await self._in_pool(lambda: self._decode(upload))
@@ -149,26 +149,24 @@ class Inspector:
             raise failures.failed(error) from error
         return anomaly_map, score
 
-    def _decode(self, upload: Upload) -> tuple[Image.Image, Tensor]:
-        image = decode(upload, self.settings)
-        try:
-            return image, image_tensor(image, (self.scorer.image_size,) * 2)
-        except ValueError as error:  # values out of range
-            raise failures.unreadable(str(error)) from error
+    def _decode(self, upload: Upload) -> tuple[Picture, Tensor]:
+        picture = decode(upload, self.settings)
+        size = self.scorer.image_size
+        return picture, as_floats(picture.resize((size, size)).tensor()).contiguous()
 
     def _answer(
-        self, name: str, image: Image.Image, anomaly_map: Tensor, score: float, wanted: _Wanted
+        self, name: str, picture: Picture, anomaly_map: Tensor, score: float, wanted: _Wanted
     ) -> Prediction:
         calibration = self.scorer.calibration
-        answer = answers.judge(calibration, name, wanted.class_name, image, score)
+        answer = answers.judge(calibration, name, wanted.class_name, picture, score)
         if wanted.map:
             answer.map = answers.encode_map(anomaly_map)
         if wanted.overlay:
             answer.overlay = answers.encode_overlay(
-                image, anomaly_map, calibration, wanted.class_name
+                picture, anomaly_map, calibration, wanted.class_name
             )
         if wanted.preview:
-            answer.preview = answers.encode_preview(image)
+            answer.preview = answers.encode_preview(picture)
         verdict = {None: "none", True: "anomalous", False: "good"}[answer.is_anomalous]
         self.metrics.verdicts.labels(verdict).inc()
         return answer

@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from grad.data import Picture
 from grad.serving import failures
 from grad.serving.settings import ServeSettings
 
@@ -114,12 +115,12 @@ async def _limited(
         raise _too_many_bytes(settings)
 
 
-def decode(upload: Upload, settings: ServeSettings) -> Image.Image:
+def decode(upload: Upload, settings: ServeSettings) -> Picture:
     """The first frame of an image file, upright.
 
     Raises:
         Refused: 413 for more pixels than allowed, known from the header before anything is
-            decoded; 422 for what is no image.
+            decoded; 422 for what is no image, or has values that are none.
     """
     try:
         with Image.open(io.BytesIO(upload.data), formats=FORMATS) as image:
@@ -127,7 +128,7 @@ def decode(upload: Upload, settings: ServeSettings) -> Image.Image:
             if width * height > settings.max_pixels:
                 raise _too_many_pixels(f"{width} x {height} pixels", settings)
             image.load()
-            return ImageOps.exif_transpose(image)
+            return Picture.from_image(ImageOps.exif_transpose(image))
     except failures.Refused:
         raise
     except Image.DecompressionBombError:

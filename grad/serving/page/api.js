@@ -1,14 +1,8 @@
 // Requests to the server: the token, waiting while its queue is full, errors as sentences.
 
-const TRIES = 20;
+import { Problem } from "./problem.js";
 
-/** An answer that is no result; its message is the server's sentence. */
-export class Refusal extends Error {
-  constructor(status, message) {
-    super(message);
-    this.status = status;
-  }
-}
+const TRIES = 20;
 
 export class Server {
   /** @param {(wrong: boolean) => Promise<string>} askToken shows a dialog. */
@@ -46,7 +40,7 @@ export class Server {
         const seconds = Number(response.headers.get("Retry-After")) || 1;
         await new Promise((done) => setTimeout(done, 1000 * seconds * (0.5 + Math.random())));
       } else {
-        throw new Refusal(response.status, await sentence(response));
+        throw new Problem(await sentence(response));
       }
     }
   }
@@ -57,7 +51,7 @@ export class Server {
     try {
       return await fetch(path, { ...options, headers, credentials: "omit" });
     } catch {
-      throw new Refusal(0, "The server does not answer: is it still running?");
+      throw new Problem("The server does not answer: is it still running?");
     }
   }
 

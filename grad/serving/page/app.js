@@ -1,9 +1,10 @@
 // The inspection page: images in, verdicts out.
 
-import { Refusal, Server } from "./api.js";
+import { Server } from "./api.js";
 import { Camera } from "./camera.js";
 import { bytes, Colours, decodeMap } from "./heat.js";
 import { History } from "./history.js";
+import { Problem } from "./problem.js";
 import { digits, factorAt, positionOf, Thresholds } from "./scale.js";
 
 const AT_ONCE = 4; // requests of this page in flight
@@ -12,7 +13,7 @@ const THUMBNAIL = 160; // pixels, longest side
 const $ = (id) => document.getElementById(id);
 const server = new Server(askToken);
 const camera = new Camera($("video"));
-const history = new History($("entries"), judge, show);
+const history = new History($("entries"), judge, open);
 
 let thresholds = new Thresholds([]);
 let colours = null;
@@ -136,7 +137,7 @@ function clearProblems() {
 }
 
 function addProblem(error, name) {
-  if (!(error instanceof Refusal)) console.warn(error);
+  if (!(error instanceof Problem)) console.warn(error);
   const line = document.createElement("div");
   line.textContent = name ? `${name}: ${error.message}` : error.message;
   $("problem").append(line);
@@ -154,6 +155,13 @@ function show(entry) {
   }
   $("class").value = entry.className ?? "";
   refresh();
+}
+
+/** Show an entry of the history. */
+function open(entry) {
+  $("live").checked = false;
+  show(entry);
+  $("stage").scrollIntoView({ block: "nearest", behavior: "smooth" });
 }
 
 /** Everything that follows from the current entry and the thresholds. */
@@ -305,7 +313,7 @@ function listen() {
   $("live").onchange = () => $("live").checked && live();
   camera.onEnded = () => {
     stopCamera();
-    addProblem(new Error("The camera stopped: it was unplugged or taken by another program."));
+    addProblem(new Problem("The camera stopped: it was unplugged or taken by another program."));
   };
   $("opacity").oninput = () => ($("heat").style.opacity = $("opacity").value / 100);
   $("class").onchange = () => {

@@ -1,5 +1,7 @@
 // The camera of the device.
 
+import { Problem } from "./problem.js";
+
 export class Camera {
   /** @param {HTMLVideoElement} video where it is shown. */
   constructor(video) {
@@ -15,7 +17,7 @@ export class Camera {
   /** Start, with the camera at the back where there are two. */
   async start() {
     if (!navigator.mediaDevices?.getUserMedia) {
-      throw new Error(
+      throw new Problem(
         "Browsers allow the camera only at https addresses and at localhost: open this page there.",
       );
     }
@@ -24,7 +26,7 @@ export class Camera {
         video: { facingMode: "environment", width: { ideal: 1920 }, height: { ideal: 1080 } },
       });
     } catch (error) {
-      throw new Error(reason(error));
+      throw new Problem(reason(error));
     }
     this.stream.getVideoTracks()[0].addEventListener("ended", () => {
       this.stop();
