@@ -267,6 +267,8 @@ def test_forms_that_hold_no_file(client):
 
 def test_wrong_paths_methods_and_parameters(client):
     assert client.get("/predict").status_code == 405
+    unknown = send(client, encoded(grey(1)), "/predict?class_name=bottle")
+    assert "cookie, pcb" in sentence(unknown, 422)
     assert client.get("/nowhere").status_code == 404
     assert send(client, encoded(grey(1)), "/predict?overlay=perhaps").status_code == 422
     for path in (

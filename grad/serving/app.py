@@ -62,7 +62,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     408: {"description": "The upload took too long."},
     413: {"description": "Too many bytes, or too many pixels."},
     415: {"description": "Neither an image nor a form."},
-    422: {"description": "The image can't be decoded."},
+    422: {"description": "The image can't be decoded, or a parameter is wrong."},
     503: {"description": "The queue is full; Retry-After says when to try again."},
 }
 
@@ -114,6 +114,8 @@ class Inspector:
         Raises:
             Refused: see :mod:`grad.serving.failures`.
         """
+        if wanted.class_name not in (None, *self.scorer.classes):
+            raise failures.unknown_class(str(wanted.class_name), self.scorer.classes)
         with self._place():
             upload = await read_upload(request, self.settings)
             picture, pixels = await self._decoded(upload)

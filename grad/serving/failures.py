@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from starlette.exceptions import HTTPException
 
@@ -49,6 +49,15 @@ def unsupported(content_type: str) -> Refused:
 def unreadable(reason: str) -> Refused:
     """422: the upload is no image that can be decoded."""
     return Refused(422, f"The image can't be read: {reason}; send another.")
+
+
+def unknown_class(class_name: str, classes: Sequence[str]) -> Refused:
+    """422: a class that the model was not trained on."""
+    return Refused(
+        422,
+        f"The model was not trained on class {class_name}: choose among {', '.join(classes)}, "
+        "or name none.",
+    )
 
 
 def failed(error: Exception) -> Refused:
