@@ -32,11 +32,11 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where grad is not installed
 
+from grad.detector import Detector
 from PIL import Image
 from report import machine_facts, write_json
 
 from grad.data.demo import DEMO_FOLDER
-from grad.detector import Detector
 from grad.errors import GradError
 
 UPLOAD_MB = 4  # the server's limit
@@ -74,13 +74,14 @@ class Tally:
 
 
 class Server:
-    """``python -m grad.serve`` in a process of its own."""
+    """A server, where it is and, where it is one of its own, its process."""
 
-    def __init__(self, process: subprocess.Popen[str], host: str, port: int) -> None:
+    def __init__(self, process: subprocess.Popen[str] | None, host: str, port: int) -> None:
         self.process, self.host, self.port = process, host, port
 
     def megabytes(self) -> float:
         """Resident memory."""
+        assert self.process is not None
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+) kB", text)
         assert found is not None

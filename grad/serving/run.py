@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from types import FrameType
@@ -14,6 +15,7 @@ from grad.errors import GradError
 from grad.serving.settings import ServeSettings
 
 _LAST_ANSWERS = 30  # seconds that accepted requests have at the end
+_IDLE = 30  # seconds that a connection without requests stays open
 
 
 def bind(settings: ServeSettings) -> socket.socket:
@@ -29,7 +31,9 @@ def bind(settings: ServeSettings) -> socket.socket:
         )[0]
         return socket.create_server(address, family=family)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        # create_server adds words of its own; getaddrinfo has numbers of its own.
+        known = error.errno is not None and error.errno > 0
+        reason = (os.strerror(error.errno) if known else str(error.strerror)).lower()
         raise GradError(
             f"The server can't listen at {host} port {port} ({reason}): choose another --port or "
             "--host, or end the program that uses it."
@@ -65,6 +69,7 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        timeout_keep_alive=_IDLE,
         timeout_graceful_shutdown=_LAST_ANSWERS,
     )
     # uvicorn handles both signals and then raises them again: here, that is no failure.
