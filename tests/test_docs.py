@@ -31,6 +31,7 @@ if not PAGES.is_dir():
 
 RUN = "runs/demo-grad-tiny"
 QUICK = ["--epochs", "1", "--image-size", "64", "--device", "cpu", "--workers", "1"]
+NEEDED = {"--format onnx": "onnxscript", "import onnxruntime": "onnxruntime"}
 ADDRESS = "127.0.0.1:8000"  # as the pages have it
 BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<reason>[^>]+) -->\n)?```(?P<kind>sh|python)\n(?P<text>.*?)^```$",
@@ -128,6 +129,9 @@ def test_commands_of_a_page_run(page, workplace, trained):
         pytest.skip("no commands")
     if any("curl" in block.text for block in todo) and shutil.which("curl") is None:
         pytest.skip("no curl on this machine")
+    for word, package in NEEDED.items():
+        if any(word in block.text for block in todo):
+            pytest.importorskip(package)
     if page != "index.md":  # which trains it itself
         shutil.copytree(trained / RUN, RUN)
     shell = Shell(workplace)
@@ -141,7 +145,7 @@ def test_commands_of_a_page_run(page, workplace, trained):
 def test_the_site_builds(tmp_path):
     if not all(map(importlib.util.find_spec, ("mkdocs", "material", "mkdocstrings"))):
         pytest.skip("the extra docs is not installed")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
     command += ["--config-file", str(ROOT / "docs/mkdocs.yml"), "--site-dir", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
