@@ -26,11 +26,13 @@ class Decoded:
 
     Attributes:
         item: where it is from.
+        size: (h, w) of the image in pixels.
         whole: the image, None where it is not needed any more.
         resized: (3, S, S), None where the image is cut into tiles.
     """
 
     item: Item
+    size: tuple[int, int]
     whole: Picture | None
     resized: Tensor | None
 
@@ -63,9 +65,9 @@ class Decode:
         """Raises a GradError where the item can't be used."""
         picture = item.picture()
         if self.image_size is None:
-            return Decoded(item, picture, None)
+            return Decoded(item, picture.size, picture, None)
         resized = picture.resize((self.image_size, self.image_size)).tensor()
-        return Decoded(item, picture if self.keep else None, resized)
+        return Decoded(item, picture.size, picture if self.keep else None, resized)
 
 
 def default_workers() -> int:
@@ -83,11 +85,17 @@ def decode_ahead(
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="grad-decode")
     waiting: deque[Future[Decoded]] = deque()
+    end: GradError | None = None  # of the items; those before it come first
     try:
         while True:
-            for item in islice(items, ahead - len(waiting)):
-                waiting.append(pool.submit(decode, item))
+            try:
+                for item in islice(items, 0 if end else ahead - len(waiting)):
+                    waiting.append(pool.submit(decode, item))
+            except GradError as error:
+                end = error
             if not waiting:
+                if end is not None:
+                    raise end
                 return
             try:
                 one = waiting.popleft().result()
@@ -99,6 +107,22 @@ def decode_ahead(
             yield one
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def batches(decoded: Iterator[Decoded], size: int) -> Iterator[list[Decoded]]:
+    """Lists of ``size``; the last may be shorter, also where it ends with an error."""
+    end: GradError | None = None
+    while end is None:
+        batch: list[Decoded] = []
+        try:
+            batch.extend(islice(decoded, size))
+        except GradError as error:
+            end = error
+        if batch:
+            yield batch
+        elif end is None:
+            return
+    raise end
 
 
 def collate(images: list[Tensor]) -> Tensor:

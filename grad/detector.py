@@ -8,21 +8,21 @@ result.score, result.is_anomalous, result.overlay().save("overlay.png")
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from grad.calibration import Calibration, Threshold, calibrated
 from grad.checkpoint import LoadedModel, ModelInfo, load_checkpoint
 from grad.data.picture import Picture, as_floats
-from grad.decoding import Decode, Skip, collate, decode_ahead, default_workers
+from grad.decoding import Decode, Skip, batches, collate, decode_ahead, default_workers
 from grad.devices import find_device
 from grad.errors import GradError
 from grad.inference import Engine
@@ -45,6 +45,7 @@ class Result:
         score: raw; higher is more anomalous.
         anomaly_map: raw; (S, S) float32 on the CPU, S the model's image size. Of an image that was
             cut into tiles (h, w), the image's own size.
+        size: (h, w) of the image, upright, in pixels.
         limit: the threshold for images and map values; None where the model has none.
     """
 
@@ -52,6 +53,7 @@ class Result:
     class_name: str | None
     score: float
     anomaly_map: Tensor = field(repr=False)
+    size: tuple[int, int]
     limit: Threshold | None = field(repr=False)
     item: Item = field(repr=False)
     decoded: Picture | None = field(default=None, repr=False)
@@ -81,6 +83,12 @@ class Result:
         """Where the map is above its threshold; bool, of the anomaly map's shape."""
         return self.anomaly_map > self._limit().pixel
 
+    def mask_of_image(self) -> Tensor:
+        """The mask in the image's own size: (h, w) bool, from the map resized bilinearly."""
+        limit, values = self._limit(), self.anomaly_map[None, None]
+        resized = F.interpolate(values, size=self.size, mode="bilinear")[0, 0]
+        return resized > limit.pixel
+
     @property
     def picture(self) -> Picture:
         """The image, decoded again where only its path is known.
@@ -108,9 +116,8 @@ class Result:
             RGB.
         """
         picture = self.picture
-        height, width = picture.size
-        factor = 1.0 if longest is None else min(1.0, longest / max(height, width))
-        size = (max(1, round(factor * height)), max(1, round(factor * width)))
+        factor = 1.0 if longest is None else min(1.0, longest / max(self.size))
+        size = (max(1, round(factor * self.size[0])), max(1, round(factor * self.size[1])))
         pixels = as_floats(picture.resize(size).tensor())
         if self.limit is None:
             low, high = float(self.anomaly_map.min()), float(self.anomaly_map.max())
@@ -129,6 +136,8 @@ class Result:
             "threshold": self.threshold if known else None,
             "is_anomalous": self.is_anomalous if known else None,
             "map_maximum": float(self.anomaly_map.max()),
+            "width": self.size[1],
+            "height": self.size[0],
         }
 
     def _limit(self) -> Threshold:
@@ -339,7 +348,7 @@ class Detector:
         workers: int | None = None,
         keep_images: bool = False,
         on_error: Skip | None = None,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """Judge any number of images, one result after the other, in order and bounded memory.
 
         Images are decoded in threads while the network works on others.
@@ -370,7 +379,7 @@ class Detector:
             ahead=2 if tiling else 2 * size,
             on_error=on_error,
         )
-        while batch := list(islice(decoded, 1 if tiling else size)):
+        for batch in batches(decoded, 1 if tiling else size):
             if tiling is None:
                 maps, scores = self.score_batch(collate([one.pixels for one in batch]))
                 # Copies, as views would keep their whole batch alive.
@@ -380,7 +389,9 @@ class Detector:
                 found = [score_tiles(score_map, picture, self.image_size, tiling)]
             for one, (anomaly_map, score) in zip(batch, found, strict=True):
                 kept = one.picture if keep_images else None
-                yield Result(one.item.name, class_name, score, anomaly_map, limit, one.item, kept)
+                yield Result(
+                    one.item.name, class_name, score, anomaly_map, one.size, limit, one.item, kept
+                )
 
     def score_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Anomaly maps and scores of images that have the network's size.

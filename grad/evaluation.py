@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from grad import distributed
 from grad.data import Sample, load_mask
 from grad.features import Features
 from grad.files import replacing
-from grad.metrics import METRICS, ClassMetrics, ClassReport
+from grad.metrics import EXACT_PIXELS, METRICS, ClassMetrics, ClassReport
 from grad.model import GRAD
 from grad.progress import Progress
 from grad.scoring import anomaly_map, image_score
@@ -43,6 +44,10 @@ class Observer(Protocol):
         """Takes a batch of B samples of one class, their scores (B,) and maps (B, h, w)."""
         ...
 
+    def merge(self, other: Any) -> None:
+        """Takes what another of its kind has seen, in another process."""
+        ...
+
 
 def evaluate(
     model: GRAD,
@@ -51,18 +56,21 @@ def evaluate(
     observers: Sequence[Observer],
     *,
     classes: Sequence[str],
+    exact: bool = False,
     console: Console | None = None,
 ) -> dict[str, ClassReport]:
     """Score test images and measure, in float32 and class by class.
 
-    Anomaly maps and masks are compared at the size that images have for the backbone.
+    Anomaly maps and masks are compared at the size that images have for the backbone. Several
+    processes score a part of the images each, and the main one gets to see all results.
 
     Args:
         model: on any device.
         features: of test images.
         image_size: side of the anomaly maps, in pixels.
-        observers: are offered every result.
+        observers: are offered every result; among several processes, those of the main one.
         classes: what to report on; one without test images has a reason instead of metrics.
+        exact: whether pixel metrics are exact for any number of pixels, which are then all kept.
         console: where progress goes; None for silence.
 
     Returns:
@@ -72,18 +80,26 @@ def evaluate(
         GradError: scores are NaN; a mask can't be read.
     """
     size = (image_size, image_size)
-    metrics = {name: ClassMetrics(name) for name in sorted(classes)}
-    with Progress(console, "evaluation", len(features)) as progress:
-        for samples, scores, maps in scored(model, features, image_size):
+    limit = None if exact else EXACT_PIXELS
+    metrics = {name: ClassMetrics(name, exact_pixels=limit) for name in sorted(classes)}
+    mine = features.subset(distributed.shard(range(len(features))))
+    with Progress(console, "evaluation", len(mine)) as progress:
+        for samples, scores, maps in scored(model, mine, image_size):
             for name, rows in _rows_by_class(samples).items():
-                mine = [samples[row] for row in rows]
-                masks = [_mask(sample, size) for sample in mine]
-                labels = [sample.anomalous for sample in mine]
+                of_class = [samples[row] for row in rows]
+                masks = [_mask(sample, size) for sample in of_class]
+                labels = [sample.anomalous for sample in of_class]
                 metrics[name].update(maps[rows], masks, scores[rows], labels)
                 for observer in observers:
-                    observer.add(mine, scores[rows], maps[rows])
+                    observer.add(of_class, scores[rows], maps[rows])
             progress.advance(len(samples))
-    return {name: of_class.compute() for name, of_class in metrics.items()}
+    parts = distributed.gathered((metrics, observers))
+    for other_metrics, other_observers in parts[1:] if parts else []:
+        for name, other in other_metrics.items():
+            metrics[name].merge(other)
+        for observer, other_observer in zip(observers, other_observers, strict=True):
+            observer.merge(other_observer)
+    return distributed.from_main(lambda: {name: m.compute() for name, m in metrics.items()})
 
 
 def scored(

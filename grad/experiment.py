@@ -28,7 +28,8 @@ from grad.data import (
 from grad.evaluation import good_scores
 from grad.features import Features, compute_features, default_cache
 from grad.folders import output_folder
-from grad.model import GRAD, count_flops, count_parameters
+from grad.model import GRAD, describe
+from grad.report import About
 from grad.results import Results, check_masks, show_dataset, test_settings
 from grad.splits import TrainingSplit, split_training
 from grad.training import Schedule, choose_precision, fit
@@ -81,7 +82,8 @@ def run(config: TrainConfig, console: Console) -> Path:
         split = split_training(train, further, config.calibration_share, config.seed)
         for folder, classes in _models(config, dataset.classes, out):
             _train_and_evaluate(job, split.of_classes(classes), test.of_classes(classes), folder)
-        job.results.write(out, _settings(config, split, test), console)
+        settings, about = _settings(config, split, test), _about(config, dataset, backbone)
+        job.results.write(out, settings, about, console, workers=config.workers or 1)
         console.print(f"Results are in {out}", markup=False, highlight=False, soft_wrap=True)
     return out
 
@@ -167,7 +169,15 @@ def _train_and_evaluate(job: _Run, split: TrainingSplit, test: Features, folder:
         raise KeyboardInterrupt
     scores, maxima = good_scores(model, split.calibration, config.image_size, console)
     calibration = calibrate(scores, maxima, split.sources, config.false_alarm_rate)
-    records = job.results.add(model, test, config.image_size, classes, console)
+    records = job.results.add(
+        model,
+        test,
+        config.image_size,
+        classes,
+        console,
+        train=split.training,
+        history={"loss": result.losses},
+    )
     calibration = choose_thresholds(calibration, records, config.threshold)
     job.results.calibrations |= dict.fromkeys(classes, calibration)
     save_calibration(file, calibration)
@@ -245,6 +255,32 @@ def _settings(config: TrainConfig, split: TrainingSplit, test: Features) -> dict
     }
 
 
+def _about(config: TrainConfig, dataset: Dataset, backbone: Backbone) -> About:
+    """What the report says of the run, beside what it gets from the models."""
+    data = "demo set" if config.data is None else dataset.root.resolve().name
+    local, whole = (
+        " x ".join([str(cells)] * dims) + " cells"
+        for cells, dims in (
+            (config.local_resolution, config.local_dims),
+            (config.global_resolution, config.global_dims),
+        )
+    )
+    grids = {"local+global": f"local {local}, global {whole}", "local": local, "global": whole}
+    return About(
+        f"{data}, {config.preset}",
+        {
+            "data": f"{dataset.root} ({dataset.layout} layout)",
+            "backbone": f"{backbone.name}, images at {config.image_size} x {config.image_size}",
+            "grids": grids[config.parts],
+            "training": f"{config.epochs} epochs, batches of {config.batch_size}, "
+            f"{config.precision} on {config.device}",
+            "seed": str(config.seed),
+        },
+        dataclasses.asdict(config),
+        (*([backbone.note] if backbone.note else []), *dataset.notes),
+    )
+
+
 @contextmanager
 def _deterministic(device: torch.device) -> Iterator[None]:
     """Deterministic algorithms wherever there are some, for equal runs on equal machines."""
@@ -265,9 +301,7 @@ def _deterministic(device: torch.device) -> Iterator[None]:
 
 def _show_model(model: GRAD, config: TrainConfig, console: Console) -> None:
     console.print(
-        f"{config.preset}: {count_parameters(model) / 1e6:.1f} M parameters, "
-        f"{count_flops(model) / 1e9:.1f} GFLOP an image without the backbone; "
-        f"{config.backbone}, {config.precision} on {config.device}",
+        f"{describe(model)}; {config.backbone}, {config.precision} on {config.device}",
         highlight=False,
         markup=False,
     )

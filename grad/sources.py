@@ -104,7 +104,8 @@ def find_items(paths: Iterable[str], lines: Iterable[str] = ()) -> Iterator[Item
         lines: a path in each.
 
     Raises:
-        GradError: nothing is found under a path; OpenCV is missing; a camera ends.
+        GradError: nothing is found under a path; OpenCV is missing; a camera ends. A file of the
+            list that is not there raises only when it is decoded.
     """
     paths = list(paths)
     root = _common_folder(path for path in paths if path != "-")
@@ -112,7 +113,7 @@ def find_items(paths: Iterable[str], lines: Iterable[str] = ()) -> Iterator[Item
         if path == "-":
             for line in lines:
                 if line.strip():
-                    yield from _find(line.strip(), None)
+                    yield from _listed(Path(line.strip("\r\n")).expanduser())
         else:
             yield from _find(path, root)
 
@@ -132,6 +133,14 @@ def is_live(path: str) -> bool:
     return bool(_CAMERA.fullmatch(path) or _STREAM.match(path))
 
 
+def _listed(path: Path) -> Iterator[Item]:
+    """What a line of a list means; a file that is not there is one that can't be read."""
+    if _is_video(path):
+        yield from _frames(str(path), _key(path, None), live=False)
+    else:
+        yield from _files(path)
+
+
 def _find(path: str, root: Path | None) -> Iterator[Item]:
     """Items of one path; keys are relative to ``root``."""
     place = Path(path).expanduser()
@@ -140,8 +149,10 @@ def _find(path: str, root: Path | None) -> Iterator[Item]:
         yield from _frames(int(camera[1]) if camera else path, path, live=True)
     elif _is_video(place):
         yield from _frames(str(place), _key(place, root), live=False)
-    elif place.exists() or not glob.has_magic(path):
+    elif os.path.exists(place):
         yield from _files(place, root)
+    elif not glob.has_magic(path):
+        raise GradError(f"There is no file or folder {path}: check the path.")
     else:
         found = False
         for match in sorted(glob.iglob(str(place), recursive=True)):

@@ -1,0 +1,143 @@
+// Heat maps and outlines over a picture. Colours are on the calibrated scale: the same colour is as
+// far from normal in every class.
+
+const HEAT_COLOURS = DATA.heat.colours.match(/../g).map((hex) => parseInt(hex, 16));
+
+const TYPICAL = 0.1; // the value at distance 0
+
+/** Draws an image's heat map to a canvas of the map's own size; CSS makes it larger and fades it. */
+async function drawHeat(canvas, image) {
+  const values = await heatValues(image);
+  if (!values) return;
+  const { pixel, pixelTypical } = CLASSES[image.class].threshold;
+  const picture = new ImageData(values.width, values.height);
+  values.data.forEach((value, i) => {
+    const heat = heatAt((value - pixelTypical) / (pixel - pixelTypical));
+    const colour = 3 * Math.round(255 * heat);
+    picture.data[4 * i] = HEAT_COLOURS[colour];
+    picture.data[4 * i + 1] = HEAT_COLOURS[colour + 1];
+    picture.data[4 * i + 2] = HEAT_COLOURS[colour + 2];
+    picture.data[4 * i + 3] = 255 * DATA.heat.opacity * Math.sqrt(heat);
+  });
+  canvas.width = values.width;
+  canvas.height = values.height;
+  canvas.getContext("2d").putImageData(picture, 0, 0);
+}
+
+/** 0, which is clear, up to what is typical of good images, then towards 1 with the value. */
+const heatAt = (distance) => Math.max(0, (valueAt(distance) - TYPICAL) / (1 - TYPICAL));
+
+/** The map's values, { width, height, data }, read from its grey picture. */
+async function heatValues(image) {
+  if (!image.heat || !CLASSES[image.class].threshold) return null;
+  const picture = new Image();
+  picture.src = `data:image/webp;base64,${image.heat}`;
+  await picture.decode();
+  const [width, height] = [picture.width, picture.height];
+  const pixels = pixelsOf(picture, width, height);
+  const data = new Float32Array(width * height);
+  for (let i = 0; i < data.length; i++) {
+    data[i] = image.low + ((image.high - image.low) * pixels[4 * i]) / 255;
+  }
+  return { width, height, data };
+}
+
+function pixelsOf(picture, width, height) {
+  const canvas = element("canvas", { width, height });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  context.drawImage(picture, 0, 0);
+  return context.getImageData(0, 0, width, height).data;
+}
+
+/** The outlines of the true defect and of what GRAD marks, as SVG that covers the picture. */
+async function outlines(image) {
+  const svg = shape("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none", class: "outlines" });
+  const add = (className, path) => path && svg.append(shape("path", { class: className, d: path }));
+  if (image.mask) {
+    const mask = new Image();
+    mask.src = `data:image/png;base64,${image.mask}`;
+    await mask.decode();
+    const pixels = pixelsOf(mask, mask.width, mask.height);
+    const inside = (x, y) => pixels[4 * (y * mask.width + x)] > 0;
+    add("mask-line", borderPath(mask.width, mask.height, inside));
+  }
+  const values = await heatValues(image);
+  if (values) {
+    const { width, height, data } = values;
+    add("marked-line", contourPath(width, height, data, CLASSES[image.class].threshold.pixel));
+  }
+  return svg;
+}
+
+/** The sides of pixels that lie between inside and outside, in a unit square. */
+function borderPath(width, height, inside) {
+  const at = (x, y) => x >= 0 && y >= 0 && x < width && y < height && inside(x, y);
+  const round = (value) => value.toFixed(4);
+  let path = "";
+  for (let y = 0; y <= height; y++) {
+    for (let x = 0; x <= width; x++) {
+      const here = at(x, y);
+      if (here !== at(x, y - 1)) path += `M${round(x / width)} ${round(y / height)}h${round(1 / width)}`;
+      if (here !== at(x - 1, y)) path += `M${round(x / width)} ${round(y / height)}v${round(1 / height)}`;
+    }
+  }
+  return path;
+}
+
+/** Where values, taken at the pixels' centres, cross a level (marching squares), in a unit square. */
+function contourPath(width, height, values, level) {
+  const at = (x, y) =>
+    x < 0 || y < 0 || x >= width || y >= height ? -Infinity : values[y * width + x] - level;
+  const cut = (a, b) => (a === -Infinity || b === -Infinity ? 0.5 : a / (a - b));
+  let path = "";
+  for (let y = -1; y < height; y++) {
+    for (let x = -1; x < width; x++) {
+      const [a, b, c, d] = [at(x, y), at(x + 1, y), at(x + 1, y + 1), at(x, y + 1)];
+      const crossings = [];
+      if (a > 0 !== b > 0) crossings.push([x + cut(a, b), y]);
+      if (b > 0 !== c > 0) crossings.push([x + 1, y + cut(b, c)]);
+      if (c > 0 !== d > 0) crossings.push([x + 1 - cut(c, d), y + 1]);
+      if (d > 0 !== a > 0) crossings.push([x, y + 1 - cut(d, a)]);
+      crossings.forEach(([cx, cy], i) => {
+        const [px, py] = [(cx + 0.5) / width, (cy + 0.5) / height];
+        path += `${i % 2 ? "L" : "M"}${px.toFixed(4)} ${py.toFixed(4)}`;
+      });
+    }
+  }
+  return path;
+}
+
+/** The scale of colours, for a legend, and a tick where the threshold is. */
+function drawHeatRamp(canvas, tick) {
+  tick.style.left = `${100 * heatAt(1)}%`;
+  const context = canvas.getContext("2d");
+  const picture = context.createImageData(256, 1);
+  for (let i = 0; i < 256; i++) {
+    picture.data.set(HEAT_COLOURS.slice(3 * i, 3 * i + 3), 4 * i);
+    picture.data[4 * i + 3] = 255;
+  }
+  context.putImageData(picture, 0, 0);
+}
+
+/** Thumbnail, heat map and outlines, one above the other; `fill` draws them, once. */
+function pictureOf(image, className) {
+  const box = element("div", { class: className });
+  box.fill = async () => {
+    box.fill = null;
+    if (!image.thumbnail) {
+      box.append(element("span", { class: "gone" }, "file is gone"));
+      return;
+    }
+    const thumbnail = element("img", { src: `data:image/webp;base64,${image.thumbnail}`, alt: "" });
+    const canvas = element("canvas", { class: "heat" });
+    const layers = element("div", { class: "layers" }, thumbnail, canvas);
+    await thumbnail.decode();
+    const ratio = thumbnail.naturalWidth / thumbnail.naturalHeight;
+    layers.style.aspectRatio = ratio;
+    layers.style.width = `${100 * Math.min(1, ratio)}%`;
+    box.append(layers);
+    await drawHeat(canvas, image);
+    layers.append(await outlines(image));
+  };
+  return box;
+}
