@@ -30,9 +30,8 @@ def anomaly_map(score: Tensor, size: tuple[int, int]) -> Tensor:
 
 def upsample(score: Tensor, size: tuple[int, int]) -> Tensor:
     """Score map at the size of the image: (B, H, W) -> (B, h, w) float32."""
-    return F.interpolate(score[:, None].float(), size=size, mode="bilinear", align_corners=True)[
-        :, 0
-    ]
+    maps = F.interpolate(score[:, None].float(), size=size, mode="bilinear", align_corners=True)
+    return maps[:, 0]
 
 
 def smooth(upsampled: Tensor) -> Tensor:
