@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from grad.errors import GradError
 
-Method = Literal["good", "f1"]
+Method = Literal["good", "f1", "fixed"]
 Source = Literal["held out", "validation", "training"]
 
 DEFAULT_RATE = 0.01
@@ -79,8 +79,8 @@ class Calibration:
 
     Attributes:
         method: ``"good"`` from good images at ``false_alarm_rate``; ``"f1"`` from test images, each
-            threshold where F1 is largest.
-        false_alarm_rate: what was asked for.
+            threshold where F1 is largest; ``"fixed"`` image thresholds that were given.
+        false_alarm_rate: what was asked for, or was before another method was chosen.
         classes: of each class that the model was trained on.
         unknown: for images of no stated class, or one that the model was not trained on.
         good_scores: image scores of the good images of each class.
@@ -112,6 +112,17 @@ class Calibration:
             GradError: the rate is not between 0 and 1.
         """
         return calibrate(self.good_scores, self.good_maxima, self.sources, false_alarm_rate)
+
+    def fixed(self, image: float) -> Calibration:
+        """The same image threshold for all classes; thresholds of pixels stay."""
+
+        def given(limit: Threshold) -> Threshold:
+            threshold, typical = _fixed_pair(image, limit.image_typical)
+            note = f"image threshold given as {image:g}; pixels: {limit.note}"
+            return replace(limit, image=threshold, image_typical=typical, note=note)
+
+        classes = {name: given(limit) for name, limit in self.classes.items()}
+        return replace(self, method="fixed", classes=classes, unknown=given(self.unknown))
 
     def to_json(self) -> dict[str, Any]:
         """Everything as what JSON knows."""
@@ -201,9 +212,7 @@ def f1_limit(good: Sequence[float], bad: Sequence[float]) -> tuple[float, float]
     high = float(values[best])
     low = float(values[best - 1]) if best else 0.5 * high
     middle = float(np.float32(0.5 * (low + high)))
-    threshold = middle if middle < high else low
-    median = float(np.median(good))
-    return _pair(threshold, median if median < threshold else 0.5 * threshold)
+    return _fixed_pair(middle if middle < high else low, float(np.median(good)))
 
 
 def check_rate(false_alarm_rate: float) -> None:
@@ -304,3 +313,10 @@ def _pair(threshold: float, median: float) -> tuple[float, float]:
     typical = np.float32(median)
     above = np.float32(max(threshold, median * (1.0 + _CLOSEST), _SMALLEST))
     return float(above), float(typical)
+
+
+def _fixed_pair(threshold: float, median: float) -> tuple[float, float]:
+    """Both as float32 numbers; half the threshold for a median that is not below it."""
+    limit = np.float32(max(threshold, 2 * _SMALLEST))
+    typical = np.float32(median)
+    return float(limit), float(typical if typical < limit else 0.5 * limit)

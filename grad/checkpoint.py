@@ -7,6 +7,8 @@ needs nothing else. Tensors and JSON only: reading a checkpoint never runs code.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,21 +120,13 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Loa
     """
     path = model_file(path)
     metadata, tensors = _read(path)
-    try:
-        info = _info(json.loads(metadata["info"]))
-        found = json.loads(metadata["calibration"])
+    with _explained(path):
+        info, calibration = _info(metadata), _calibration(metadata)
         with torch.random.fork_rng(devices=[]):  # what is initialised here is overwritten
             model = GRAD.from_preset(**json.loads(metadata["model"]))
         # assign=False: values go into the channels_last memory that from_preset has chosen.
         model.load_state_dict(_under(_MODEL, tensors))
         backbone = restore_backbone(info.backbone, info.backbone_maps, _under(_BACKBONE, tensors))
-        calibration = None if found is None else Calibration.from_json(found)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise GradError(
-            f"The model {path} has a header that does not fit its weights ({reason}): "
-            "copy or train it again."
-        ) from error
     if backbone.fingerprint != info.backbone_fingerprint:
         raise GradError(
             f"The model {path} is damaged (the weights of its backbone are not those that it was "
@@ -141,8 +135,32 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Loa
     return LoadedModel(model.eval().to(device), backbone.to(device), info, calibration)
 
 
+def load_calibration(path: Path) -> tuple[ModelInfo, Calibration | None]:
+    """What a model file says about itself and its thresholds; no weights are read.
+
+    Raises:
+        GradError: as :func:`load_checkpoint`.
+    """
+    with _opened(path) as file, _explained(path):
+        metadata = file.metadata()
+        return _info(metadata), _calibration(metadata)
+
+
 def model_file(path: Path | str) -> Path:
     """The model file that a path means: itself, or the one in the folder of a run.
+
+    Raises:
+        GradError: there is none, or there are several (``--separate``).
+    """
+    files = model_files(path)
+    if len(files) > 1:
+        names = ", ".join(file.parent.name for file in files[:5])
+        raise GradError(f"{path} holds one model a class: give one of its folders, {names}.")
+    return files[0]
+
+
+def model_files(path: Path | str) -> list[Path]:
+    """The model files that a path means: itself, the one in a run's folder, or one a class there.
 
     Raises:
         GradError: there is none.
@@ -150,29 +168,48 @@ def model_file(path: Path | str) -> Path:
     path = Path(path).expanduser()
     try:
         if path.is_dir():
-            if (path / FILE_NAME).is_file():
-                return path / FILE_NAME
-            models = sorted(inner.parent.name for inner in path.glob(f"*/{FILE_NAME}"))
-            hint = f"give one of its folders, {', '.join(models[:5])}" if models else "train first"
-            raise GradError(f"The folder {path} holds no {FILE_NAME}: {hint}.")
+            own = path / FILE_NAME
+            files = [own] if own.is_file() else sorted(path.glob(f"*/{FILE_NAME}"))
+            if not files:
+                raise GradError(f"The folder {path} holds no {FILE_NAME}: train first.")
+            return files
         if not path.is_file():
             raise GradError(f"The model {path} does not exist: give the {FILE_NAME} of a run.")
     except PermissionError as error:
         raise GradError(f"The model {path} can't be read ({error.strerror}).") from error
-    return path
+    return [path]
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a file in this format."""
+    with _opened(path) as file:
+        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A file in this format, open for reading by name."""
     _refuse_pickle(path)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            _check_format(path, metadata)
-            return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            _check_format(path, file.metadata() or {})
+            yield file
     except (SafetensorError, OSError) as error:
         raise GradError(
             f"The model {path} is damaged or no safetensors file ({error}): copy or train it again."
+        ) from error
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What goes wrong with a header or with weights that don't fit it, as a sentence."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise GradError(
+            f"The model {path} has a header that does not fit its weights ({reason}): "
+            "copy or train it again."
         ) from error
 
 
@@ -189,10 +226,16 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
-def _info(fields: dict[str, Any]) -> ModelInfo:
+def _info(metadata: dict[str, str]) -> ModelInfo:
+    fields: dict[str, Any] = json.loads(metadata["info"])
     for name in ("backbone_maps", "mean", "std", "classes"):
         fields[name] = tuple(fields[name])
     return ModelInfo(**fields)
+
+
+def _calibration(metadata: dict[str, str]) -> Calibration | None:
+    fields = json.loads(metadata["calibration"])
+    return None if fields is None else Calibration.from_json(fields)
 
 
 def _check_format(path: Path, metadata: dict[str, str]) -> None:

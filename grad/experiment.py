@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from grad import __version__
 from grad.backbone import Backbone, load_backbone
 from grad.calibration import calibrate
 from grad.checkpoint import FILE_NAME, ModelInfo, save_calibration, save_checkpoint
@@ -26,15 +24,15 @@ from grad.data import (
     few_shot,
     find_dataset,
     find_validation,
-    load_mask,
 )
-from grad.errors import GradError
-from grad.evaluation import MASK_RULE, good_scores
+from grad.evaluation import good_scores
 from grad.features import Features, compute_features, default_cache
+from grad.folders import output_folder
 from grad.model import GRAD, count_flops, count_parameters
-from grad.results import Results
+from grad.results import Results, check_masks, show_dataset, test_settings
 from grad.splits import TrainingSplit, split_training
 from grad.training import Schedule, choose_precision, fit
+from grad.verdicts import choose_thresholds
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,9 @@ def run(config: TrainConfig, console: Console) -> Path:
     device = config.torch_device()
     dataset = _find(config)
     validation = _find_validation(config, dataset)
-    _check_masks(dataset)
-    _show_dataset(dataset, console)
-    with _output_folder(config, dataset) as out, _deterministic(device):
+    check_masks(dataset)
+    show_dataset(dataset, console)
+    with output_folder(config.out, _name(config, dataset)) as out, _deterministic(device):
         backbone = load_backbone(config.backbone, config.weights).to(device)
         if backbone.note:
             console.print(backbone.note, style="yellow", markup=False)
@@ -99,17 +97,16 @@ def _find(config: TrainConfig) -> Dataset:
     return dataset
 
 
+def _name(config: TrainConfig, dataset: Dataset) -> str:
+    """What a run is called after: the data and the preset."""
+    data = "demo" if config.data is None else dataset.root.resolve().name
+    return f"{data}-{config.preset}"
+
+
 def _find_validation(config: TrainConfig, dataset: Dataset) -> tuple[Sample, ...]:
     if config.validation is None:
         return ()
     return find_validation(config.validation, dataset.classes, dataset.train)
-
-
-def _check_masks(dataset: Dataset) -> None:
-    """Decode every mask once, as a broken one should not come up after hours of training."""
-    for sample in dataset.test:
-        if sample.mask is not None:
-            load_mask(sample.mask)
 
 
 def _features(
@@ -170,9 +167,9 @@ def _train_and_evaluate(job: _Run, split: TrainingSplit, test: Features, folder:
         raise KeyboardInterrupt
     scores, maxima = good_scores(model, split.calibration, config.image_size, console)
     calibration = calibrate(scores, maxima, split.sources, config.false_alarm_rate)
-    calibration = job.results.add(
-        model, test, config.image_size, calibration, config.threshold, classes, console
-    )
+    records = job.results.add(model, test, config.image_size, classes, console)
+    calibration = choose_thresholds(calibration, records, config.threshold)
+    job.results.calibrations |= dict.fromkeys(classes, calibration)
     save_calibration(file, calibration)
 
 
@@ -236,73 +233,16 @@ def _complete(
 
 def _settings(config: TrainConfig, split: TrainingSplit, test: Features) -> dict[str, Any]:
     """What the metrics depend on, for metrics.json."""
-    counts = {}
-    for name in split.classes:
-        tested = [sample for sample in test.samples if sample.class_name == name]
-        defects = [sample for sample in tested if sample.anomalous]
-        counts[name] = {
-            "train": sum(sample.class_name == name for sample in split.training.samples),
-            "calibration": split.further_images(name),
-            "test_good": len(tested) - len(defects),
-            "test_defects": len(defects),
-            "masks": sum(sample.mask is not None for sample in defects),
-        }
     return {
-        "grad_version": __version__,
         "seed": config.seed,
         "separate": config.separate,
         "few_shot": config.few_shot,
         "preset": config.preset,
         "epochs": config.epochs,
         "backbone": config.backbone,
-        "image_size": config.image_size,
-        "anomaly_map_size": config.image_size,
-        "mask_rule": MASK_RULE,
-        "images": counts,
-        "unreadable_images": len(split.skipped) + len(test.skipped),
+        "calibration_share": None if config.validation else config.calibration_share,
+        **test_settings(test, config.image_size, split),
     }
-
-
-@contextmanager
-def _output_folder(config: TrainConfig, dataset: Dataset) -> Iterator[Path]:
-    """The folder of results, claimed at once; removed where nothing came to lie in it.
-
-    Raises:
-        GradError: ``--out`` holds files already, or can't be made.
-    """
-    out = config.out.expanduser() if config.out is not None else None
-    try:
-        if out is None:
-            out = _free_folder(config, dataset)
-        else:
-            out.mkdir(parents=True, exist_ok=True)
-        occupied = any(out.iterdir())
-    except OSError as error:
-        raise GradError(
-            f"The folder --out {out} can't be made ({error.strerror}): choose another."
-        ) from error
-    if occupied:
-        raise GradError(f"--out {out} is not empty: choose another folder, or empty it.")
-    try:
-        yield out
-    finally:
-        with suppress(OSError):
-            out.rmdir()  # only goes where it is empty
-
-
-def _free_folder(config: TrainConfig, dataset: Dataset) -> Path:
-    """A new folder in runs/, named after the data and the preset."""
-    data = "demo" if config.data is None else dataset.root.resolve().name
-    number = 1
-    while True:
-        suffix = "" if number == 1 else f"-{number}"
-        folder = Path("runs", f"{data}-{config.preset}{suffix}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
 
 
 @contextmanager
@@ -321,19 +261,6 @@ def _deterministic(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned_only)
         settings.fill_uninitialized_memory = filled
-
-
-def _show_dataset(dataset: Dataset, console: Console) -> None:
-    table = Table(title=f"{dataset.root} ({dataset.layout})", title_justify="left")
-    table.add_column("class")
-    for heading in ("train", "test good", "test defects", "masks"):
-        table.add_column(heading, justify="right")
-    for row in dataset.summary():
-        counts = (row.train, row.test_good, row.test_anomalous, row.masks)
-        table.add_row(row.name, *(f"{count:,}" for count in counts))
-    console.print(table)
-    for note in dataset.notes:
-        console.print(note, style="yellow", markup=False)
 
 
 def _show_model(model: GRAD, config: TrainConfig, console: Console) -> None:

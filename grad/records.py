@@ -76,6 +76,10 @@ class Recorder:
                 )
             )
 
+    def merge(self, other: Recorder) -> None:
+        """Takes the records of another, such as another process's."""
+        self.records += other.records
+
 
 def write_records(path: Path, records: Iterable[ImageRecord]) -> None:
     """Write records; the file is whole or not there.

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
-from grad.calibration import Calibration, Method
-from grad.evaluation import evaluate, metrics_table, write_metrics
+from grad import __version__
+from grad.calibration import Calibration
+from grad.data import Dataset, load_mask
+from grad.evaluation import MASK_RULE, evaluate, metrics_table, write_metrics
 from grad.features import Features
 from grad.metrics import ClassReport, summarize
 from grad.model import GRAD
 from grad.records import FILE_NAME as RECORDS
-from grad.records import Recorder, write_records
-from grad.verdicts import f1_calibration, judge, show_notes, verdict_table
+from grad.records import ImageRecord, Recorder, write_records
+from grad.splits import TrainingSplit
+from grad.verdicts import judge, show_thresholds
 from grad.visualize import ExamplePicker, save_examples
 
 METRICS = "metrics.json"
@@ -43,24 +47,20 @@ class Results:
         model: GRAD,
         test: Features,
         image_size: int,
-        calibration: Calibration,
-        method: Method,
         classes: Sequence[str],
         console: Console,
-    ) -> Calibration:
+    ) -> list[ImageRecord]:
         """Evaluate a model.
 
         Args:
             model: trained.
             test: test images of ``classes``.
             image_size: side of the anomaly maps, in pixels.
-            calibration: from good images.
-            method: whether thresholds come from those or from the test images.
             classes: what to report on.
             console: where progress goes.
 
         Returns:
-            The calibration that the images are judged by.
+            The records of the images.
 
         Raises:
             GradError: scores are NaN; a mask can't be read.
@@ -70,10 +70,7 @@ class Results:
         self.reports |= evaluate(
             model, test, image_size, observers, classes=classes, console=console
         )
-        if method == "f1":
-            calibration = f1_calibration(calibration, self.recorder.records[before:])
-        self.calibrations |= dict.fromkeys(classes, calibration)
-        return calibration
+        return self.recorder.records[before:]
 
     def write(self, out: Path, settings: Mapping[str, Any], console: Console) -> None:
         """Write everything to a folder and show the tables.
@@ -90,15 +87,64 @@ class Results:
         write_records(out / RECORDS, records)
         save_examples(out / "examples", self.picker.examples())
         # The report is written here.
-        show_summary(summary, console)
+        console.print(metrics_table(summary))
+        _show_reasons(summary, console)
+        show_thresholds(summary["thresholds"], console)
 
 
-def show_summary(summary: Mapping[str, Any], console: Console) -> None:
-    """The tables of metrics and of thresholds, with what is to be said about either."""
-    console.print(metrics_table(summary))
-    _show_reasons(summary, console)
-    console.print(verdict_table(summary["thresholds"]))
-    show_notes(summary["thresholds"], console)
+def test_settings(test: Features, image_size: int, split: TrainingSplit | None) -> dict[str, Any]:
+    """What metrics depend on whatever the model; for the section ``settings`` of metrics.json.
+
+    Args:
+        test: the test images.
+        image_size: side of the anomaly maps, in pixels.
+        split: the images that the model was trained on; None where that was earlier.
+    """
+    images = {}
+    for name in split.classes if split else sorted({s.class_name for s in test.samples}):
+        tested = [sample for sample in test.samples if sample.class_name == name]
+        defects = [sample for sample in tested if sample.anomalous]
+        images[name] = {
+            "train": split.training_images(name) if split else 0,
+            "calibration": split.further_images(name) if split else 0,
+            "test_good": len(tested) - len(defects),
+            "test_defects": len(defects),
+            "masks": sum(sample.mask is not None for sample in defects),
+        }
+    skipped = (split.skipped if split else ()) + test.skipped
+    return {
+        "grad_version": __version__,
+        "image_size": image_size,
+        "anomaly_map_size": image_size,
+        "mask_rule": MASK_RULE,
+        "images": images,
+        "unreadable_images": len(skipped),
+    }
+
+
+def check_masks(dataset: Dataset) -> None:
+    """Decode every mask once, as a broken one should not come up after hours.
+
+    Raises:
+        GradError: a mask can't be read.
+    """
+    for sample in dataset.test:
+        if sample.mask is not None:
+            load_mask(sample.mask)
+
+
+def show_dataset(dataset: Dataset, console: Console) -> None:
+    """What was found in a folder: the counts of each class, and what is odd."""
+    table = Table(title=f"{dataset.root} ({dataset.layout})", title_justify="left")
+    table.add_column("class")
+    for heading in ("train", "test good", "test defects", "masks"):
+        table.add_column(heading, justify="right")
+    for row in dataset.summary():
+        counts = (row.train, row.test_good, row.test_anomalous, row.masks)
+        table.add_row(row.name, *(f"{count:,}" for count in counts))
+    console.print(table)
+    for note in dataset.notes:
+        console.print(note, style="yellow", markup=False)
 
 
 def _show_reasons(summary: Mapping[str, Any], console: Console) -> None:

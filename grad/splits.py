@@ -36,6 +36,10 @@ class TrainingSplit:
         """Images that could not be read."""
         return tuple(dict.fromkeys(self.training.skipped + self.calibration.skipped))
 
+    def training_images(self, name: str) -> int:
+        """How many images of a class are learned from."""
+        return sum(sample.class_name == name for sample in self.training.samples)
+
     def further_images(self, name: str) -> int:
         """How many images of a class serve for thresholds alone."""
         if self.sources[name] == "training":

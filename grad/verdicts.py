@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -48,51 +48,41 @@ def judge(
     }
 
 
-def f1_calibration(calibration: Calibration, records: Sequence[ImageRecord]) -> Calibration:
-    """Thresholds where F1 of the test images is largest; for each class that has defects.
+def choose_thresholds(
+    calibration: Calibration,
+    records: Sequence[ImageRecord],
+    threshold: Literal["good", "f1"] | float | None,
+    false_alarm_rate: float | None = None,
+) -> Calibration:
+    """Thresholds as they are asked for.
 
     Args:
-        calibration: from good images; its thresholds stay where there are no defects.
-        records: test images.
+        calibration: of a model.
+        records: test images; only for ``"f1"``.
+        threshold: ``"good"`` from good images; ``"f1"`` where F1 of the test images is largest, in
+            each class that has defects; a number for that image score; None as they are.
+        false_alarm_rate: for thresholds from good images; None as it is.
     """
-    classes = {
-        name: _f1_threshold(limit, [r for r in records if r.class_name == name], name)
-        for name, limit in calibration.classes.items()
-    }
-    unknown = _f1_threshold(calibration.unknown, records, "any class")
-    return replace(calibration, method="f1", classes=classes, unknown=unknown)
-
-
-def _f1_threshold(limit: Threshold, records: Sequence[ImageRecord], name: str) -> Threshold:
-    good = [record for record in records if not record.anomalous]
-    defects = [record for record in records if record.anomalous]
-    if not good or not defects:
-        lack = "no defects" if good else "no good images" if defects else "no test images"
-        return replace(
-            limit,
-            note=f"F1 needs good and defective images of {name}, and there are "
-            f"{lack} in the test set: {limit.note}",
-        )
-    image, image_typical = f1_limit([r.score for r in good], [r.score for r in defects])
-    pixel, pixel_typical = f1_limit([r.map_maximum for r in good], [r.map_maximum for r in defects])
-    return Threshold(
-        image,
-        pixel,
-        image_typical,
-        pixel_typical,
-        len(good),
-        f"largest F1 on {len(good)} good and {len(defects)} defective test images, which are then "
-        "no test of it any more.",
-    )
+    if threshold == "f1":
+        return _f1_calibration(calibration, records)
+    if isinstance(threshold, float):
+        return calibration.fixed(threshold)
+    if false_alarm_rate is not None:
+        return calibration.at_rate(false_alarm_rate)
+    if threshold == "good" and calibration.method != "good":
+        return calibration.at_rate(calibration.false_alarm_rate)
+    return calibration
 
 
 def verdict_table(section: Mapping[str, Any]) -> Table:
     """A row a class: threshold, defects found, good images called anomalous."""
-    asked = section["asked_rate"]
+    title = {
+        "good": "Thresholds for a false-alarm rate of {:.2%}",
+        "f1": "Thresholds where F1 of the test images is largest",
+        "fixed": "Thresholds as given",
+    }[section["method"]]
     table = Table(
-        title=f"Thresholds for a false-alarm rate of {asked:.2%}"
-        if asked is not None
-        else "Thresholds where F1 of the test images is largest",
+        title=title.format(section["asked_rate"]),
         title_justify="left",
         show_footer=len(section["classes"]) > 1,
     )
@@ -110,13 +100,41 @@ def verdict_table(section: Mapping[str, Any]) -> Table:
     return table
 
 
-def show_notes(section: Mapping[str, Any], console: Console) -> None:
-    """How the thresholds were made, each way once with the classes that it holds for."""
+def show_thresholds(section: Mapping[str, Any], console: Console) -> None:
+    """The table, and how the thresholds were made, once for all classes that it holds for."""
+    console.print(verdict_table(section))
     notes: dict[str, list[str]] = {}
     for name, row in section["classes"].items():
-        notes.setdefault(row["note"].partition(" ")[2], []).append(name)
+        notes.setdefault(row["note"], []).append(name)
     for note, names in notes.items():
         console.print(f"{', '.join(names)}: {note}", style="yellow", markup=False, highlight=False)
+
+
+def _f1_calibration(calibration: Calibration, records: Sequence[ImageRecord]) -> Calibration:
+    classes = {
+        name: _f1_threshold(limit, [r for r in records if r.class_name == name])
+        for name, limit in calibration.classes.items()
+    }
+    unknown = _f1_threshold(calibration.unknown, records)
+    return replace(calibration, method="f1", classes=classes, unknown=unknown)
+
+
+def _f1_threshold(limit: Threshold, records: Sequence[ImageRecord]) -> Threshold:
+    good = [record for record in records if not record.anomalous]
+    defects = [record for record in records if record.anomalous]
+    if not good or not defects:
+        return replace(limit, note=f"no F1, as good or defective test images lack; {limit.note}")
+    image, image_typical = f1_limit([r.score for r in good], [r.score for r in defects])
+    pixel, pixel_typical = f1_limit([r.map_maximum for r in good], [r.map_maximum for r in defects])
+    return Threshold(
+        image,
+        pixel,
+        image_typical,
+        pixel_typical,
+        len(good),
+        f"largest F1 on {len(good)} good and {len(defects)} defective test images, which are then "
+        "no test of it any more.",
+    )
 
 
 def _outcome(judged: Sequence[tuple[ImageRecord, Threshold]]) -> dict[str, Any]:

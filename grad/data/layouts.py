@@ -75,7 +75,11 @@ _Reader = Callable[[_Scan], tuple[_Samples, _Samples]]
 
 
 def find_dataset(
-    root: Path | str, classes: Sequence[str] | None = None, *, strict: bool = False
+    root: Path | str,
+    classes: Sequence[str] | None = None,
+    *,
+    strict: bool = False,
+    training: bool = True,
 ) -> Dataset:
     """Find the images below a folder; the layout is recognised by itself.
 
@@ -91,10 +95,12 @@ def find_dataset(
         root: the folder.
         classes: the classes to take, None for all.
         strict: raise where something would be left out with a note.
+        training: whether every class needs training images.
 
     Raises:
         GradError: no folder, nothing in it, no known layout; a class without training images or
-            with a single one; a mask without its image or of another size; an unknown class.
+            with a single one, where they are needed; a mask without its image or of another size;
+            an unknown class.
     """
     root = Path(root).expanduser()
     if not root.exists():
@@ -111,7 +117,8 @@ def find_dataset(
     test: _Samples = []
     for name in chosen:
         class_train, class_test = readers[name](scan)
-        _check_training_images(name, class_train, root)
+        if training:
+            _check_training_images(name, class_train, root)
         _check_mask_sizes(class_test)
         _note_missing_masks(name, class_test, scan)
         train += class_train

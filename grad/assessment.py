@@ -1,0 +1,199 @@
+"""``assess`` judges trained models on a folder of test images; ``rejudge`` their stored records."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from grad.calibration import Calibration, calibrate
+from grad.checkpoint import (
+    LoadedModel,
+    load_calibration,
+    load_checkpoint,
+    model_files,
+    save_calibration,
+)
+from grad.data import Dataset, Sample, find_dataset
+from grad.devices import find_device
+from grad.errors import GradError
+from grad.evaluate import EvaluateOptions
+from grad.evaluation import good_scores, write_metrics
+from grad.features import Features, compute_features, default_cache
+from grad.folders import output_folder
+from grad.records import FILE_NAME as RECORDS
+from grad.records import read_records
+from grad.results import METRICS, Results, check_masks, show_dataset, test_settings
+from grad.verdicts import choose_thresholds, judge, show_thresholds
+
+
+def assess(options: EvaluateOptions, console: Console) -> Path:
+    """Score test images with a model, or with one a class, and write results to a new folder.
+
+    Args:
+        options: ``data`` is given.
+        console: where progress and results are shown.
+
+    Returns:
+        The folder of results.
+
+    Raises:
+        GradError: something that was given is wrong; nothing half-written is left.
+    """
+    assert options.data is not None
+    files = model_files(options.model)
+    device = find_device(options.device)
+    names = options.class_names()
+    dataset = find_dataset(options.data, names, strict=options.strict, training=False)
+    if not dataset.test:
+        raise GradError(
+            f"--data {options.data} has no test images: put good ones in CLASS/test/good and "
+            "defective ones in CLASS/test/DEFECT."
+        )
+    models = [load_checkpoint(file, device) for file in files]
+    shares = _shares(models, dataset)
+    check_masks(dataset)
+    show_dataset(dataset, console)
+    with output_folder(options.out, f"{dataset.root.resolve().name}-evaluation") as out:
+        test = _features(dataset.test, models[0], options, console)
+        image_size = models[0].info.image_size
+        results = Results()
+        for file, loaded, classes in zip(files, models, shares, strict=True):
+            mine = test.of_classes(classes)
+            records = results.add(loaded.model, mine, image_size, classes, console)
+            calibration = loaded.calibration or _calibrate(loaded, dataset, options, console)
+            calibration = choose_thresholds(
+                calibration, records, options.threshold, options.false_alarm_rate
+            )
+            results.calibrations |= dict.fromkeys(classes, calibration)
+            if options.save:
+                save_calibration(file, calibration)
+        settings = {
+            "models": [str(file.absolute()) for file in files],
+            "backbone": models[0].info.backbone,
+            **test_settings(test, image_size, None),
+        }
+        results.write(out, settings, console)
+        console.print(f"Results are in {out}", markup=False, highlight=False, soft_wrap=True)
+    return out
+
+
+def rejudge(options: EvaluateOptions, console: Console) -> None:
+    """Judge the stored records of a run by other thresholds; no network runs.
+
+    Writes the section ``thresholds`` of the run's metrics.json, and its models where that is asked.
+
+    Args:
+        options: ``data`` is not given.
+        console: where the results are shown.
+
+    Raises:
+        GradError: the run has no records or no thresholds; a file can't be written.
+    """
+    run = options.model.expanduser()
+    run = run if run.is_dir() else run.parent
+    summary = _read_metrics(run / METRICS)
+    records = read_records(run / RECORDS)
+    calibrations: dict[str, Calibration] = {}
+    changed: dict[Path, Calibration] = {}
+    files = _files(options.model, summary)
+    for file in files:
+        info, calibration = load_calibration(file)
+        classes = info.classes if len(files) > 1 else tuple(summary["classes"])
+        if calibration is None:
+            raise GradError(
+                f"The model {file} has no thresholds, as its training was interrupted: give "
+                "--data DIR with good training images to make some."
+            )
+        calibration = choose_thresholds(
+            calibration,
+            [record for record in records if record.class_name in classes],
+            options.threshold,
+            options.false_alarm_rate,
+        )
+        calibrations |= {name: calibration for name in classes if name in summary["classes"]}
+        changed[file] = calibration
+    summary["thresholds"] = judge(calibrations, records)
+    write_metrics(run / METRICS, summary)
+    if options.save:
+        for file, calibration in changed.items():
+            save_calibration(file, calibration)
+    show_thresholds(summary["thresholds"], console)
+
+
+def _shares(models: Sequence[LoadedModel], dataset: Dataset) -> list[tuple[str, ...]]:
+    """The classes that each model is tested on; a single model is tested on all.
+
+    Raises:
+        GradError: the models do not belong together, or none knows one of the classes.
+    """
+    if len(models) == 1:
+        return [dataset.classes]
+    if len({(m.info.backbone_fingerprint, m.info.image_size) for m in models}) > 1:
+        raise GradError(
+            "The models differ in their backbone or image size: evaluate one after the other."
+        )
+    known = {name for loaded in models for name in loaded.info.classes}
+    unknown = [name for name in dataset.classes if name not in known]
+    if unknown:
+        raise GradError(
+            f"No model was trained on class {unknown[0]} of {dataset.root}, only on "
+            f"{', '.join(sorted(known))}: choose with --classes."
+        )
+    return [tuple(n for n in loaded.info.classes if n in dataset.classes) for loaded in models]
+
+
+def _features(
+    samples: Sequence[Sample], loaded: LoadedModel, options: EvaluateOptions, console: Console
+) -> Features:
+    return compute_features(
+        samples,
+        loaded.backbone,
+        loaded.info.image_size,
+        cache=options.cache or default_cache(),
+        device=next(loaded.model.parameters()).device,
+        workers=options.workers or min(os.cpu_count() or 1, 8),
+        strict=options.strict,
+        console=console,
+    )
+
+
+def _calibrate(
+    loaded: LoadedModel, dataset: Dataset, options: EvaluateOptions, console: Console
+) -> Calibration:
+    """Thresholds for a model that has none, from the folder's good training images."""
+    good = [sample for sample in dataset.train if sample.class_name in loaded.info.classes]
+    if not good:
+        raise GradError(
+            f"The model {options.model} has no thresholds, as its training was interrupted, and "
+            f"--data {options.data} has no good training images of its classes to make some from."
+        )
+    features = _features(good, loaded, options, console)
+    scores, maxima = good_scores(loaded.model, features, loaded.info.image_size, console)
+    return calibrate(scores, maxima, dict.fromkeys(scores, "training"))
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not summary["classes"]:
+            raise ValueError("it has no classes")
+    except FileNotFoundError:
+        raise GradError(
+            f"{path} does not exist: the run was not evaluated; give --data DIR to do so."
+        ) from None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise GradError(
+            f"{path} can't be read ({error}): evaluate again with --data DIR."
+        ) from None
+    return summary
+
+
+def _files(run: Path, summary: dict[str, Any]) -> list[Path]:
+    """The models of a run; of the results of an evaluation those that were evaluated."""
+    evaluated = summary.get("settings", {}).get("models", [])
+    return [Path(file) for file in evaluated] or model_files(run)
