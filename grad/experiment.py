@@ -167,8 +167,11 @@ def _train_and_evaluate(job: _Run, split: TrainingSplit, test: Features, folder:
             soft_wrap=True,
         )
         raise KeyboardInterrupt
-    scores, maxima = good_scores(model, split.calibration, config.image_size, console)
-    calibration = calibrate(scores, maxima, split.sources, config.false_alarm_rate)
+    good, trained = (
+        good_scores(model, features, config.image_size, console)
+        for features in (split.calibration, split.training)
+    )
+    calibration = calibrate(*good, split.sources, config.false_alarm_rate, trained)
     records = job.results.add(
         model,
         test,
