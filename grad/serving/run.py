@@ -32,8 +32,8 @@ def bind(settings: ServeSettings) -> socket.socket:
         return socket.create_server(address, family=family)
     except OSError as error:
         # create_server adds words of its own; getaddrinfo has numbers of its own.
-        known = error.errno is not None and error.errno > 0
-        reason = (os.strerror(error.errno) if known else str(error.strerror)).lower()
+        number = error.errno or 0
+        reason = (os.strerror(number) if number > 0 else str(error.strerror)).lower()
         raise GradError(
             f"The server can't listen at {host} port {port} ({reason}): choose another --port or "
             "--host, or end the program that uses it."
