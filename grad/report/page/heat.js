@@ -1,15 +1,13 @@
-// Heat maps and outlines over a picture. Colours are on the calibrated scale: the same colour is as
-// far from normal in every class.
+// Heat maps and outlines over a picture. Colours are those of Detector's overlays: of the calibrated
+// value, so that a colour means the same in every class.
 
 const HEAT_COLOURS = DATA.heat.colours.match(/../g).map((hex) => parseInt(hex, 16));
-
-const TYPICAL = 0.1; // the value at distance 0
 
 /** Draws heat to a canvas of the map's own size; CSS makes it larger and fades it. */
 function drawHeat(canvas, { width, height, data }, { pixel, pixelTypical }) {
   const picture = new ImageData(width, height);
   data.forEach((value, i) => {
-    const heat = heatAt((value - pixelTypical) / (pixel - pixelTypical));
+    const heat = valueAt((value - pixelTypical) / (pixel - pixelTypical));
     const colour = 3 * Math.round(255 * heat);
     picture.data[4 * i] = HEAT_COLOURS[colour];
     picture.data[4 * i + 1] = HEAT_COLOURS[colour + 1];
@@ -20,9 +18,6 @@ function drawHeat(canvas, { width, height, data }, { pixel, pixelTypical }) {
   canvas.height = height;
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }
-
-/** 0, which is clear, up to what is typical of good images, then towards 1 with the value. */
-const heatAt = (distance) => Math.max(0, (valueAt(distance) - TYPICAL) / (1 - TYPICAL));
 
 /** The values of an image's map, { width, height, data }, read from its grey picture. */
 async function heatValues(image) {
@@ -114,9 +109,8 @@ function contourPath(width, height, values, level) {
   return path;
 }
 
-/** The scale of colours, for a legend, and a tick where the threshold is. */
-function drawHeatRamp(canvas, tick) {
-  tick.style.left = `${100 * heatAt(1)}%`;
+/** The scale of colours, for a legend. */
+function drawHeatRamp(canvas) {
   const context = canvas.getContext("2d");
   const picture = context.createImageData(256, 1);
   for (let i = 0; i < 256; i++) {
