@@ -179,7 +179,7 @@ def _train_and_evaluate(job: _Run, split: TrainingSplit, test: Features, folder:
         classes,
         console,
         train=split.training,
-        history={"loss": result.losses},
+        history=dataclasses.asdict(result.history),
     )
     calibration = choose_thresholds(calibration, records, config.threshold)
     job.results.calibrations |= dict.fromkeys(classes, calibration)
