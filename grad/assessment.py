@@ -63,7 +63,7 @@ def assess(options: EvaluateOptions, console: Console) -> Path:
     with output_folder(options.out, f"{dataset.root.resolve().name}-evaluation") as out:
         test = _features(dataset.test, models[0], options, console)
         image_size = models[0].info.image_size
-        results = Results()
+        results = Results(exact=options.exact_metrics)
         for file, loaded, classes in zip(files, models, shares, strict=True):
             mine = test.of_classes(classes)
             records = results.add(loaded.model, mine, image_size, classes, console)

@@ -39,6 +39,7 @@ class Results:
         picker: the best and worst of each class.
         gallery: the images that the report shows.
         models: of each model what only the report shows.
+        exact: whether pixel metrics are exact for any number of pixels, which are then all kept.
     """
 
     reports: dict[str, ClassReport] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class Results:
     picker: ExamplePicker = field(default_factory=ExamplePicker)
     gallery: Gallery = field(default_factory=Gallery)
     models: list[ModelPart] = field(default_factory=list)
+    exact: bool = False
 
     def add(
         self,
@@ -79,7 +81,13 @@ class Results:
         before = len(self.recorder.records)
         observers = (self.recorder, self.picker, self.gallery)
         self.reports |= evaluate(
-            model, test, image_size, observers, classes=classes, console=console
+            model,
+            test,
+            image_size,
+            observers,
+            classes=classes,
+            exact=self.exact,
+            console=console,
         )
         coordinates = sample_coordinates(model, [test] if train is None else [train, test])
         self.models.append(ModelPart(tuple(classes), describe(model), history or {}, coordinates))
