@@ -15,7 +15,7 @@ import yaml
 from grad import resume
 from grad.backbone import BUILT_IN_BACKBONE
 from grad.batches import OnDevice
-from grad.calibration import DEFAULT_RATE, check_rate
+from grad.calibration import DEFAULT_RATE, check_rate, check_share
 from grad.errors import GradError
 from grad.files import replacing
 from grad.model import JitterMode, Parts, Preset, Refine
@@ -136,11 +136,7 @@ class TrainConfig:
         for name in ("learning_rate", "grid_learning_rate"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise GradError(f"{flag(name)} must be above 0, not {getattr(self, name)}.")
-        if not 0 <= self.calibration_share <= 0.5:
-            raise GradError(
-                f"--calibration-share {self.calibration_share} must be between 0 and 0.5: 0.1 "
-                "keeps one training image in ten for thresholds."
-            )
+        check_share(self.calibration_share)
         check_rate(self.false_alarm_rate)
         self.class_names()
         self.drop_epochs()

@@ -16,11 +16,13 @@ from rich.console import Console
 from grad import distributed
 from grad.backbone import Backbone, load_backbone
 from grad.calibration import calibrate
+from grad.checking import show_dataset
 from grad.checkpoint import FILE_NAME, ModelInfo, save_calibration, save_checkpoint
 from grad.config import TrainConfig, write_config
 from grad.data import (
     Dataset,
     Sample,
+    check_masks,
     demo_dataset,
     few_shot,
     find_dataset,
@@ -31,7 +33,7 @@ from grad.features import Features, compute_features, default_cache
 from grad.folders import new_folder
 from grad.model import GRAD, describe
 from grad.report import About
-from grad.results import Results, check_masks, show_dataset, test_settings
+from grad.results import Results, test_settings
 from grad.resume import CONFIG, is_complete
 from grad.splits import TrainingSplit, split_training
 from grad.training import Schedule, choose_precision, fit
