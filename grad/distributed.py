@@ -281,16 +281,23 @@ def _is_first_to_say() -> bool:
 
 @contextmanager
 def _ended_politely() -> Iterator[None]:
-    """While open, the launcher's SIGTERM, sent when another process failed, is an exception."""
+    """While open, the launcher's SIGTERM, sent when another process failed, is an exception.
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise ProcessLost("the launcher ends the others")
-
+    After an error SIGTERM is ignored, so that there is time to say what was wrong; the launcher
+    kills whoever takes too long.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise ProcessLost("the launcher ends the others")
+
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    except BaseException:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
+    signal.signal(signal.SIGTERM, before)

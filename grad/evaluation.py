@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -81,6 +82,7 @@ def evaluate(
     """
     size = (image_size, image_size)
     limit = None if exact else EXACT_PIXELS
+    seen = observers if distributed.is_main() else copy.deepcopy(observers)
     metrics = {name: ClassMetrics(name, exact_pixels=limit) for name in sorted(classes)}
     mine = features.subset(distributed.shard(range(len(features))))
     with Progress(console, "evaluation", len(mine)) as progress:
@@ -90,16 +92,21 @@ def evaluate(
                 masks = [_mask(sample, size) for sample in of_class]
                 labels = [sample.anomalous for sample in of_class]
                 metrics[name].update(maps[rows], masks, scores[rows], labels)
-                for observer in observers:
+                for observer in seen:
                     observer.add(of_class, scores[rows], maps[rows])
             progress.advance(len(samples))
-    parts = distributed.gathered((metrics, observers))
-    for other_metrics, other_observers in parts[1:] if parts else []:
-        for name, other in other_metrics.items():
-            metrics[name].merge(other)
-        for observer, other_observer in zip(observers, other_observers, strict=True):
-            observer.merge(other_observer)
+    _merge_processes(metrics, seen)
     return distributed.from_main(lambda: {name: m.compute() for name, m in metrics.items()})
+
+
+def _merge_processes(metrics: Mapping[str, ClassMetrics], observers: Sequence[Observer]) -> None:
+    """Give the main process's metrics and observers what the others' have seen."""
+    parts = distributed.gathered(None if distributed.is_main() else (metrics, observers))
+    for other_metrics, other_observers in filter(None, parts or ()):
+        for name, of_class in metrics.items():
+            of_class.merge(other_metrics[name])
+        for observer, other in zip(observers, other_observers, strict=True):
+            observer.merge(other)
 
 
 def scored(
@@ -123,16 +130,24 @@ def scored(
 def good_scores(
     model: GRAD, features: Features, image_size: int, console: Console | None = None
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Image scores, and the largest values of the anomaly maps, of good images by class."""
+    """Image scores, and the largest values of the anomaly maps, of good images by class.
+
+    Several processes score a part of the images each, and all get to know all.
+    """
+    found: list[tuple[str, float, float]] = []
+    mine = features.subset(distributed.shard(range(len(features))))
+    with Progress(console, "thresholds", len(mine)) as progress:
+        for samples, of_images, maps in scored(model, mine, image_size):
+            names = [sample.class_name for sample in samples]
+            largest = maps.amax(dim=(1, 2))
+            found += zip(names, of_images.tolist(), largest.tolist(), strict=True)
+            progress.advance(len(samples))
     scores: dict[str, list[float]] = {}
     maxima: dict[str, list[float]] = {}
-    with Progress(console, "thresholds", len(features)) as progress:
-        for samples, of_images, maps in scored(model, features, image_size):
-            largest = maps.amax(dim=(1, 2))
-            for row, sample in enumerate(samples):
-                scores.setdefault(sample.class_name, []).append(float(of_images[row]))
-                maxima.setdefault(sample.class_name, []).append(float(largest[row]))
-            progress.advance(len(samples))
+    for part in distributed.shared(found):
+        for name, score, maximum in part:
+            scores.setdefault(name, []).append(score)
+            maxima.setdefault(name, []).append(maximum)
     return scores, maxima
 
 

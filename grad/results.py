@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from grad import __version__
 from grad.calibration import Calibration
-from grad.data import Dataset, load_mask
 from grad.evaluation import MASK_RULE, evaluate, metrics_table, write_metrics
 from grad.features import Features
 from grad.metrics import ClassReport, summarize
@@ -39,6 +37,7 @@ class Results:
         picker: the best and worst of each class.
         gallery: the images that the report shows.
         models: of each model what only the report shows.
+        exact: whether pixel metrics are exact for any number of pixels, which are then all kept.
     """
 
     reports: dict[str, ClassReport] = field(default_factory=dict)
@@ -47,6 +46,7 @@ class Results:
     picker: ExamplePicker = field(default_factory=ExamplePicker)
     gallery: Gallery = field(default_factory=Gallery)
     models: list[ModelPart] = field(default_factory=list)
+    exact: bool = False
 
     def add(
         self,
@@ -79,7 +79,13 @@ class Results:
         before = len(self.recorder.records)
         observers = (self.recorder, self.picker, self.gallery)
         self.reports |= evaluate(
-            model, test, image_size, observers, classes=classes, console=console
+            model,
+            test,
+            image_size,
+            observers,
+            classes=classes,
+            exact=self.exact,
+            console=console,
         )
         coordinates = sample_coordinates(model, [test] if train is None else [train, test])
         self.models.append(ModelPart(tuple(classes), describe(model), history or {}, coordinates))
@@ -157,31 +163,6 @@ def test_settings(test: Features, image_size: int, split: TrainingSplit | None) 
         "images": images,
         "unreadable_images": len(skipped),
     }
-
-
-def check_masks(dataset: Dataset) -> None:
-    """Decode every mask once, as a broken one should not come up after hours.
-
-    Raises:
-        GradError: a mask can't be read.
-    """
-    for sample in dataset.test:
-        if sample.mask is not None:
-            load_mask(sample.mask)
-
-
-def show_dataset(dataset: Dataset, console: Console) -> None:
-    """What was found in a folder: the counts of each class, and what is odd."""
-    table = Table(title=f"{dataset.root} ({dataset.layout})", title_justify="left")
-    table.add_column("class")
-    for heading in ("train", "test good", "test defects", "masks"):
-        table.add_column(heading, justify="right")
-    for row in dataset.summary():
-        counts = (row.train, row.test_good, row.test_anomalous, row.masks)
-        table.add_row(row.name, *(f"{count:,}" for count in counts))
-    console.print(table)
-    for note in dataset.notes:
-        console.print(note, style="yellow", markup=False)
 
 
 def _show_reasons(summary: Mapping[str, Any], console: Console) -> None:

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from grad.errors import GradError
+from grad.options import flag
+from grad.results import METRICS
 from grad.training_state import FILE_NAME as STATE
 
 CONFIG = "config.yaml"
-METRICS = "metrics.json"
 
 # What may change between the parts of a run: what its result does not depend on, and its end.
-FREE = {"resume", "epochs", "cache", "workers", "features_on_device", "compile", "config"}
+_FREE = {"resume", "epochs", "cache", "workers", "features_on_device", "compile"}
 
 
 def config_of(run: Path) -> Path:
@@ -35,22 +36,22 @@ def config_of(run: Path) -> Path:
     return file
 
 
-def refuse_contradictions(run: Path, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """See that options given with ``--resume`` are those of the run.
+def changes(run: Path, stored: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the options given with ``--resume``, those that change something that may be changed.
 
     Args:
         run: its folder.
         stored: its options.
-        given: those that were given.
+        given: those that were given, by name.
 
     Raises:
-        GradError: some are not; the message names them.
+        GradError: an option contradicts the run's; the message names it.
     """
-    stored = {**stored, "out": run}
+    known = {**stored, "out": run}
     other = [
-        f"--{name.replace('_', '-')} {value} (was {stored[name]})"
+        f"{flag(name)} {value} (was {known[name]})"
         for name, value in given.items()
-        if name not in FREE and not _agree(name, stored[name], value)
+        if name not in _FREE and not _agree(name, known[name], value)
     ]
     if other:
         raise GradError(
@@ -58,6 +59,12 @@ def refuse_contradictions(run: Path, stored: Mapping[str, Any], given: Mapping[s
             f"{'contradicts' if len(other) == 1 else 'contradict'} them: leave "
             f"{'it' if len(other) == 1 else 'them'} out, or start a new run."
         )
+    if given.get("epochs", stored["epochs"]) < stored["epochs"]:
+        raise GradError(
+            f"--epochs {given['epochs']} is fewer than the {stored['epochs']} of --resume {run}: "
+            f"give {stored['epochs']} or more."
+        )
+    return {name: value for name, value in given.items() if name in _FREE}
 
 
 def _agree(name: str, stored: Any, given: Any) -> bool:
@@ -68,18 +75,6 @@ def _agree(name: str, stored: Any, given: Any) -> bool:
     if name == "device":
         return torch.device(stored).type == torch.device(given).type
     return bool(stored == given)
-
-
-def check_epochs(run: Path, stored: int, asked: int) -> None:
-    """See that a run is not asked for fewer epochs than it was to have.
-
-    Raises:
-        GradError: it is.
-    """
-    if asked < stored:
-        raise GradError(
-            f"--epochs {asked} is fewer than the {stored} of --resume {run}: give {stored} or more."
-        )
 
 
 def is_complete(run: Path, epochs: int) -> bool:

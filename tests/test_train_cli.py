@@ -84,6 +84,8 @@ def test_a_run_writes_everything_and_is_repeatable(train, tmp_path, capsys):
         "config.yaml",
         "metrics.json",
         "records.jsonl",
+        "training.safetensors",
+        "history.json",
         "report.html",
         "examples",
     }

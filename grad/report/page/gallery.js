@@ -157,5 +157,5 @@ function startGalleryControls() {
     byId(id).addEventListener("input", show);
   }
   show();
-  drawHeatRamp(byId("heat-ramp"), byId("heat-tick"));
+  drawHeatRamp(byId("heat-ramp"));
 }

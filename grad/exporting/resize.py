@@ -1,0 +1,65 @@
+"""Pillow's antialiased bilinear resize as matrix products, equal to it in every pixel.
+
+The ``Resize`` operators of the runtimes differ from Pillow and from each other by several grey
+levels, and TensorRT has none with antialiasing. A model that was trained on Pillow's pixels notices.
+So the graph does what Pillow does for 8-bit images: weights rounded to 22 bits, exact integer sums,
+columns first, each pass rounded to 8 bits. Everything here is a float32 number that holds an
+integer below 2^24, so that the result does not depend on the order of sums; 11-bit halves of the
+weights keep that true where matrix products have 11-bit factors only (TF32).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_HALF = 2.0**11  # weights are two halves of 11 bits
+# The 22 bits of a weight as digits of a long division, few enough that no remainder needs more
+# than 24 bits for images up to about 23 times as large as the result.
+_DIGITS = (10, 6, 6)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Resize straight to a square, as ``PIL.Image.resize(..., BILINEAR)`` does.
+
+    Args:
+        images: (B, h, w, 3) uint8, of any height and width.
+        size: side of the result, in pixels.
+
+    Returns:
+        (B, 3, size, size) float32, integers from 0 to 255.
+    """
+    pixels = images.float().permute(0, 3, 1, 2)  # (B, 3, h, w)
+    high, low = _weights(pixels.shape[3], size)
+    pixels = _rounded(pixels @ high.T, pixels @ low.T)  # (B, 3, h, size)
+    high, low = _weights(pixels.shape[2], size)
+    return _rounded(high @ pixels, low @ pixels)
+
+
+def _weights(inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
+    """Upper and lower 11 bits of the weights of all inputs for each output, (outputs, inputs).
+
+    The filter is a triangle around the centre of an output, one input wide on either side, or as
+    many as go into an output. In units of 1 / (2 inputs outputs) of the image's side all its
+    values are integers.
+    """
+    centres = (2 * torch.arange(outputs) + 1).float()[:, None] * inputs
+    positions = (2 * torch.arange(inputs) + 1).float() * outputs
+    reach = 2 * torch.sym_max(inputs, outputs)
+    triangle = torch.relu(reach - (positions - centres).abs())
+    total = triangle.sum(dim=1, keepdim=True)
+
+    weights, remainder = torch.zeros_like(triangle), triangle  # triangle / total, digit by digit
+    for bits in _DIGITS:
+        remainder = remainder * 2.0**bits
+        digit = (remainder / total).floor()
+        remainder = remainder - digit * total
+        weights = weights * 2.0**bits + digit
+    weights = weights + (2 * remainder >= total).float()
+    high = (weights / _HALF).floor()
+    return high, weights - high * _HALF
+
+
+def _rounded(high: Tensor, low: Tensor) -> Tensor:
+    """``(high * 2^11 + low) / 2^22`` to the nearest integer, halves up."""
+    return ((high + (low / _HALF).floor() + _HALF / 2) / _HALF).floor()
