@@ -39,7 +39,7 @@ from grad.inference import Engine, Pipeline, optimise
 from grad.model import GRAD, PRESETS, to_rows
 from grad.predict import PredictOptions
 from grad.prediction import predict_all
-from grad.scoring import anomaly_map, image_score
+from grad.scoring import map_and_score
 
 BUDGET = {"seconds": 1.5, "least": 5, "most": 40}
 FILES = 480  # of the end-to-end measurement
@@ -143,14 +143,14 @@ class Bench:
             prediction = fast.model.fusion(values)
             rows = to_rows(features).to(prediction.dtype), to_rows(prediction)
             score = fast.model.loss_and_score(features)[1]
-            maps = anomaly_map(score, size)
+            maps = map_and_score(score, size)[0]
         mode = fast.model.settings.refine
         work: dict[str, Callable[[], Any]] = {
             "backbone": lambda: fast.backbone(ready),
             "heads and lookups": lambda: lookups(features),
             "fusion": lambda: fast.model.fusion(values),
             "refine": lambda: ops.refine(rows[0], rows[1], mode=mode),
-            "map and score": lambda: image_score(anomaly_map(score, size)),
+            "map and score": lambda: map_and_score(score, size),
         }
         calls: dict[str, Call] = {}
         if self.device.type == "cpu":

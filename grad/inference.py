@@ -19,7 +19,7 @@ from grad.data.picture import as_floats
 from grad.errors import GradError
 from grad.folding import fold_batch_norms
 from grad.model import GRAD, LocalPart
-from grad.scoring import anomaly_map, image_score
+from grad.scoring import map_and_score
 from grad.training import Precision, choose_precision
 
 _GRAPH_RUNS = 3  # before a CUDA graph is captured, so that libraries have chosen their algorithms
@@ -48,8 +48,7 @@ class Pipeline(nn.Module):
         Returns:
             anomaly map, (B, S, S) float32; image score, (B,) float32.
         """
-        maps = anomaly_map(self.score_map(images), (self.image_size, self.image_size))
-        return maps, image_score(maps)
+        return map_and_score(self.score_map(images), (self.image_size, self.image_size))
 
     def score_map(self, images: Tensor) -> Tensor:
         """How far each feature is from normal: (B, 3, S, S) -> (B, H, W) float32."""

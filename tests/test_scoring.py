@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from grad.scoring import anomaly_map, image_score
+from grad.scoring import anomaly_map, image_score, map_and_score
 
 
 @pytest.mark.parametrize("size", [(224, 224), (37, 120), (16, 9)])
@@ -46,6 +46,18 @@ def test_an_image_scores_the_same_alone_and_in_a_batch() -> None:
         alone = anomaly_map(score[index : index + 1], (96, 80))
         assert torch.equal(alone[0], together[index])
         assert torch.equal(image_score(alone)[0], image_score(together)[index])
+
+
+@pytest.mark.parametrize("size", [(224, 224), (96, 80), (37, 120), (16, 9), (1, 1)])
+def test_matrices_do_the_same_in_one_step(size: tuple[int, int]) -> None:
+    score = torch.rand(7, 28, 20, generator=torch.Generator().manual_seed(4)).to(torch.bfloat16)
+    maps, scores = map_and_score(score, size)
+    expected = anomaly_map(score, size)
+    torch.testing.assert_close(maps, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(scores, image_score(expected), rtol=1e-5, atol=1e-6)
+    for index in range(7):
+        alone = map_and_score(score[index : index + 1], size)
+        assert torch.equal(alone[0][0], maps[index]) and alone[1][0] == scores[index]
 
 
 def test_half_precision_scores_are_taken_as_float32() -> None:
