@@ -27,8 +27,10 @@ DEMO_DEFAULTS: dict[str, Any] = {
     "preset": "grad-tiny",
     "epochs": 40,
     "batch_size": 8,
+    "image_size": 224,
 }
-DEFAULTS: dict[str, Any] = {"preset": "grad", "epochs": 100, "batch_size": 64}
+DEFAULTS: dict[str, Any] = {"preset": "grad", "epochs": 100, "batch_size": 64, "image_size": 224}
+PLUS_IMAGE_SIZE = 320
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ class TrainConfig:
     sync_batch_norm: bool = option(
         True, "Several processes: batch statistics over all of them, as in one process."
     )
-    image_size: int = option(224, "Side of the square that images are resized to, in pixels.")
+    image_size: int | None = option(
+        None, "Side of the square that images are resized to, in pixels; none: 224, grad-plus 320."
+    )
     out: Path | None = option(
         None, "Folder for the results, new or empty; none: a free name in runs/."
     )
@@ -159,8 +163,19 @@ class TrainConfig:
         defaults = DEFAULTS if self.data is not None else DEMO_DEFAULTS
         if self.data is None and self.weights is not None:
             defaults = {**defaults, "backbone": None}  # weights alone mean the default backbone
+        if (self.preset or defaults["preset"]) == "grad-plus":
+            defaults = {**defaults, "image_size": PLUS_IMAGE_SIZE}
         missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         return dataclasses.replace(self, **missing)
+
+    def side(self) -> int:
+        """``--image-size`` of resolved options."""
+        assert self.image_size is not None
+        return self.image_size
+
+    def scales(self) -> int:
+        """How many of the backbone's feature maps the preset takes."""
+        return 3 if self.preset == "grad-plus" else 2
 
     def torch_device(self) -> torch.device:
         """``--device`` as a device that is there.

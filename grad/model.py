@@ -20,8 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from grad import ops
 from grad.errors import GradError
 from grad.ops import Jitter
+from grad.statistics import Statistics
 
-Preset = Literal["grad", "grad-s", "grad-432", "grad-tiny"]
+Preset = Literal["grad", "grad-s", "grad-432", "grad-tiny", "grad-plus"]
 Parts = Literal["local+global", "local", "global"]
 Refine = Literal["combined", "mse", "cosine", "none"]
 JitterMode = Literal["pixel", "batch", "off"]
@@ -32,6 +33,7 @@ PRESETS: dict[Preset, tuple[int, int]] = {
     "grad-s": (7, 144),  # half the width
     "grad-432": (7, 432),  # the released code
     "grad-tiny": (4, 64),  # for CPUs
+    "grad-plus": (4, 64),  # with statistics, on larger images and three maps: docs/experiments.md
 }
 
 
@@ -48,6 +50,9 @@ class ModelSettings:
         refine: how prediction and features are mixed (see :func:`grad.ops.refine`).
         jitter: whether a coin is tossed for each pixel, for the batch, or no noise is added.
         jitter_probability, jitter_std: see :class:`grad.ops.Jitter`.
+        statistics: whether features are standardised and residuals whitened by the training
+            images' statistics (:class:`grad.statistics.Statistics`). The loss is then the mean
+            squared error, and ``refine`` has no effect. None: with the preset ``grad-plus``.
 
     Raises:
         GradError: if a value is unknown or out of range.
@@ -66,8 +71,11 @@ class ModelSettings:
     jitter: JitterMode = "pixel"
     jitter_probability: float = 0.5
     jitter_std: float = 0.05
+    statistics: bool | None = None
 
     def __post_init__(self) -> None:
+        if self.statistics is None:
+            object.__setattr__(self, "statistics", self.preset == "grad-plus")
         choices = {"preset": Preset, "parts": Parts, "refine": Refine, "jitter": JitterMode}
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
@@ -184,6 +192,7 @@ class GRAD(nn.Module):
         self.global_ = global_
         self.fusion = fusion
         s = settings
+        self.statistics = Statistics(s.channels) if s.statistics else None
         self.jitter = (
             None if s.jitter == "off" else Jitter(s.jitter_probability, s.jitter_std, s.jitter)
         )
@@ -225,12 +234,16 @@ class GRAD(nn.Module):
                 takes it; None draws one from torch's generator.
 
         Returns:
-            (B, C, H, W), channels_last; in the autocast dtype under autocast.
+            (B, C, H, W), channels_last; in the autocast dtype under autocast. Of the standardised
+            features where the model has statistics.
 
         Raises:
             ValueError: if C, H, W are not those that the model was made for.
         """
         self._check_shape(features)
+        return self._predict(self._standardised(features), jitter_state)
+
+    def _predict(self, features: Tensor, jitter_state: Tensor | None) -> Tensor:
         rows = to_rows(features)  # (B*H*W, C)
         if self.local is None:
             normal = self._global_values(features)  # (B*H*W, C)
@@ -251,12 +264,18 @@ class GRAD(nn.Module):
             jitter_state: as in :meth:`forward`.
 
         Returns:
-            loss, scalar float32; score, (B, H, W) float32: the distance of each pixel from normal.
+            loss, scalar float32; score, (B, H, W) float32: the distance of each pixel from normal;
+            with statistics the plain distance in training, and the whitened one afterwards.
         """
+        self._check_shape(features)
         batch, _, height, width = features.shape
-        prediction = to_rows(self(features, jitter_state))
+        features = self._standardised(features)
+        prediction = to_rows(self._predict(features, jitter_state))
         rows = to_rows(features).to(prediction.dtype)
-        loss, score = ops.refine(rows, prediction, mode=self.settings.refine)
+        mode = "none" if self.statistics is not None else self.settings.refine
+        loss, score = ops.refine(rows, prediction, mode=mode)
+        if self.statistics is not None and not self.training:
+            score = self.statistics.distance(rows, prediction)
         return loss, score.view(batch, height, width)
 
     def coordinates(self, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -272,6 +291,7 @@ class GRAD(nn.Module):
             ValueError: if C, H, W are not those that the model was made for.
         """
         self._check_shape(features)
+        features = self._standardised(features)
         local = global_ = None
         if self.local is not None:
             hidden = self.local.hidden(to_rows(features))  # (B*H*W, C)
@@ -280,6 +300,9 @@ class GRAD(nn.Module):
         if self.global_ is not None:
             global_ = self.global_.coords(features)
         return local, global_
+
+    def _standardised(self, features: Tensor) -> Tensor:
+        return features if self.statistics is None else self.statistics.standardise(features)
 
     def _both_values(self, features: Tensor, rows: Tensor, jitter_state: Tensor | None) -> Tensor:
         assert self.local is not None and self.global_ is not None

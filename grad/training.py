@@ -128,7 +128,10 @@ def fit(
     ):
         history = state.restore()
         if history.epochs >= schedule.epochs:
+            _measure_residuals(model.eval(), features)
             return Fit(history, interrupted=False)
+        if model.statistics is not None and history.epochs == 0:
+            model.statistics.measure_features(features)
         _report_start(console, history.epochs, schedule)
         progress.advance(history.epochs * len(features))
         loader = Loader(features, device, _DTYPES[precision], features_on_device)
@@ -141,6 +144,7 @@ def fit(
             compiled_for=schedule.batch_size if compile_step else None,
         )
         model.train()
+        interrupted = False
         try:
             for epoch in range(history.epochs, schedule.epochs):
                 start = time.perf_counter()
@@ -157,10 +161,17 @@ def fit(
                 state.save(history)
                 _report_epoch(console, history, schedule, len(features))
         except KeyboardInterrupt:
-            return Fit(history, interrupted=True)
+            interrupted = True
         finally:
             model.eval()
-    return Fit(history, interrupted=False)
+    _measure_residuals(model, features)
+    return Fit(history, interrupted)
+
+
+def _measure_residuals(model: GRAD, features: Features) -> None:
+    """Measure what a trained model with statistics leaves over of good images."""
+    if model.statistics is not None:
+        model.statistics.measure_residuals(model, features)
 
 
 def _train_epoch(
