@@ -433,4 +433,4 @@ def test_incomplete_weights_from_the_hub_are_refused(hub):
 
 
 def test_public_signature():
-    assert list(inspect.signature(load_backbone).parameters) == ["name", "weights"]
+    assert list(inspect.signature(load_backbone).parameters) == ["name", "weights", "scales"]
