@@ -163,9 +163,9 @@ class Engine:
 
     def _prepared(self, images: Tensor) -> Tensor:
         """On the device, float32, in channels_last memory."""
-        expected = (3, self.image_size, self.image_size)
-        if images.dim() != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(f"images must be (B, {expected}), got {tuple(images.shape)}")
+        side, shape = self.image_size, tuple(images.shape)
+        if len(shape) != 4 or shape[1:] != (3, side, side):
+            raise ValueError(f"images must be (B, 3, {side}, {side}), got {shape}")
         images = as_floats(images.to(self.device, non_blocking=True))
         return images.contiguous(memory_format=torch.channels_last)
 
