@@ -47,7 +47,7 @@ def markdown(table: Table, results: Results, facts: Mapping[str, str]) -> str:
     notes = [_paper_note(table, classes), table.note, *_reasons(results)]
     shown = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     return (
-        f"# Table {table.number}: {table.title}\n\n{_grid(lines)}\n"
+        f"# Table {table.number}: {table.title}\n\n{grid(lines)}\n"
         + "".join(f"\n{note}\n" for note in notes if note)
         + f"\n{shown}\n"
     )
@@ -148,7 +148,8 @@ def _reasons(results: Results) -> list[str]:
     return [f"{name}: {'; '.join(sorted(reasons))}." for name, reasons in sorted(found.items())]
 
 
-def _grid(lines: Lines) -> str:
+def grid(lines: Lines, text_columns: int = 1) -> str:
+    """Lines as a Markdown table; the first is its head, the first columns are text."""
     head, *body = lines
-    rule = ["---"] + ["---:"] * (len(head) - 1)
+    rule = ["---"] * text_columns + ["---:"] * (len(head) - text_columns)
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *body])

@@ -60,10 +60,11 @@ class Runner:
         config = dataclasses.replace(self.config, **row.overrides, seed=seed)
         settings = self._settings(row, config)
         found = self.store.get(settings)
-        if found is None:
-            found = self._run(row, config, settings)
-            self.store.put(found)
-        return found
+        if found is not None:
+            return Result(**found)
+        result = self._run(row, config, settings)
+        self.store.put(dataclasses.asdict(result))
+        return result
 
     def _run(self, row: Row, config: TrainConfig, settings: dict[str, Any]) -> Result:
         method = METHODS[row.method]

@@ -1,10 +1,10 @@
-"""What was measured is kept: one JSON file for each row and seed, found again by its settings."""
+"""What was measured is kept: one JSON file for each row and seed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,24 +46,26 @@ class Result:
 
 
 class Store:
-    """A folder of results."""
+    """A folder of records, each found again by the settings that it was made with."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def get(self, settings: dict[str, Any]) -> Result | None:
-        """The result with exactly these settings, None where there is none or it is damaged."""
+    def get(self, settings: dict[str, Any]) -> dict[str, Any] | None:
+        """The record with exactly these settings, None where there is none or it is damaged."""
         try:
-            return Result(**json.loads(self._path(settings).read_text()))
-        except (OSError, ValueError, TypeError):
+            record: dict[str, Any] = json.loads(self.path(settings).read_text())
+        except (OSError, ValueError):
             return None
+        return record if record.get("settings") == settings else None
 
-    def put(self, result: Result) -> None:
-        """Keep a result; its file is whole or not there."""
-        with replacing(self._path(result.settings)) as temporary:
-            temporary.write_text(json.dumps(asdict(result), indent=1) + "\n")
+    def put(self, record: dict[str, Any]) -> None:
+        """Keep a record, which holds its ``settings``; its file is whole or not there."""
+        with replacing(self.path(record["settings"])) as temporary:
+            temporary.write_text(json.dumps(record, indent=1, allow_nan=False) + "\n")
 
-    def _path(self, settings: dict[str, Any]) -> Path:
+    def path(self, settings: dict[str, Any]) -> Path:
+        """Where the record with these settings lies."""
         text = json.dumps([_FORMAT, settings], sort_keys=True)
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
