@@ -22,7 +22,7 @@ from grad.data import Dataset, few_shot, find_dataset
 from grad.evaluation import evaluate
 from grad.features import Features, compute_features, default_cache
 from grad.metrics import summarize
-from grad.model import count_parameters
+from grad.model import ModelSettings, count_parameters
 from grad.training import choose_precision
 from grad.visualize import ExamplePicker
 
@@ -118,7 +118,11 @@ class Runner:
         }
         if row.method == "grad":
             names = ("drops", "learning_rate", "grid_learning_rate")
-            used |= {name: getattr(config, name) for name in names} | config.model_options()
+            used |= {name: getattr(config, name) for name in names}
+            # Defaults are left out, so that an option that is added later changes no key.
+            defaults = {field.name: field.default for field in dataclasses.fields(ModelSettings)}
+            options = config.model_options().items()
+            used |= {name: value for name, value in options if value != defaults[name]}
         return used
 
     def _training_features(self, config: TrainConfig) -> Features:
