@@ -25,6 +25,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where grad is not installed
 
 from accuracy.render import grid
+from accuracy.rows import Method
 from accuracy.store import Store, data_digest
 from peers import from_anomalib
 from peers.base import Peer, PeerOptions, PeerUnavailable, measure
@@ -39,7 +40,7 @@ from grad.errors import GradError
 from grad.files import replacing
 from grad.metrics import METRICS
 
-OURS = {"GRAD": "grad", "UniAD": "uniad", "memory bank": "memory bank"}
+OURS: dict[str, Method] = {"GRAD": "grad", "UniAD": "uniad", "memory bank": "memory bank"}
 NAMES = (*OURS, *from_anomalib.PEERS)
 SETTINGS = ("unified", "separate")
 HEADINGS = {
@@ -62,10 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         dataset = find_dataset(parsed.data, TrainConfig(classes=parsed.classes).class_names())
         options = _options(parsed)
+        names = _chosen("--peers", parsed.peers, NAMES)
+        settings = _chosen("--settings", parsed.settings, SETTINGS)
         if parsed.child is not None:
-            _child(parsed, dataset, options)
+            _child(parsed.child, names[0], settings[0], dataset, options)
             return 0
-        records = _records(parsed, dataset, options, given, console)
+        wanted = [(name, setting) for name in names for setting in settings]
+        records = _records(wanted, dataset, options, parsed.out, given, console)
         page = _page(records, _facts(given, dataset, options))
         with replacing(parsed.out / "peers.md") as temporary:
             temporary.write_text(page)
@@ -82,27 +86,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _records(
-    parsed: argparse.Namespace,
+    wanted: Sequence[tuple[str, str]],
     dataset: Dataset,
     options: PeerOptions,
+    out: Path,
     given: Sequence[str],
     console: Console,
 ) -> list[dict[str, Any]]:
     """A record for each peer and setting, read or made in a process of its own."""
-    store = Store(parsed.out / "peers")
+    store = Store(out / "peers")
     digest = data_digest(dataset)
     fingerprint = load_backbone(options.backbone, options.weights).fingerprint
     records = []
-    for name in parsed.peers.split(","):
-        for setting in parsed.settings.split(","):
-            settings = _settings(name, setting, options, digest, fingerprint)
-            record = store.get(settings)
-            if record is None:
-                record = {"settings": settings, **_in_child(given, name, setting, store, settings)}
-                if "error" not in record:
-                    store.put(record)
-            records.append(record)
-            console.print(f"{name}, {setting}: {_outcome(record)}", markup=False)
+    for name, setting in wanted:
+        settings = _settings(name, setting, options, digest, fingerprint)
+        record = store.get(settings)
+        if record is None:
+            record = {"settings": settings, **_in_child(given, name, setting, store, settings)}
+            if "error" not in record:
+                store.put(record)
+        records.append(record)
+        console.print(f"{name}, {setting}: {_outcome(record)}", markup=False)
     return records
 
 
@@ -128,17 +132,16 @@ def _in_child(
     return found
 
 
-def _child(parsed: argparse.Namespace, dataset: Dataset, options: PeerOptions) -> None:
+def _child(answer: Path, name: str, setting: str, dataset: Dataset, options: PeerOptions) -> None:
     """One peer in one setting; its record goes to the file that the parent reads."""
 
     def make() -> Peer:
-        if parsed.peers in OURS:
-            return OnFeatures(OURS[parsed.peers], options)  # type: ignore[arg-type]
-        return from_anomalib.PEERS[parsed.peers](options)
+        if name in OURS:
+            return OnFeatures(OURS[name], options)
+        return from_anomalib.PEERS[name](options)
 
-    separate = parsed.settings == "separate"
     classes = dataset.classes
-    models = [(name,) for name in classes] if separate else [classes]
+    models = [(own,) for own in classes] if setting == "separate" else [classes]
     record: dict[str, Any]
     try:
         record = measure(make, dataset.train, dataset.test, models, options)
@@ -148,8 +151,16 @@ def _child(parsed: argparse.Namespace, dataset: Dataset, options: PeerOptions) -
     except Exception as error:  # whatever a peer may raise belongs in the table
         traceback.print_exc()
         record = {"error": f"failed: {type(error).__name__}: {str(error).splitlines()[0]}"}
-    with replacing(parsed.child) as temporary:
+    with replacing(answer) as temporary:
         temporary.write_text(json.dumps(record))
+
+
+def _chosen(flag: str, text: str, known: Sequence[str]) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise GradError(f"{flag} names {', '.join(unknown)}: choose among {', '.join(known)}.")
+    return names
 
 
 def _settings(
