@@ -87,7 +87,7 @@ class FromAnomalib:
 
     def fit(self, samples: Sequence[Sample]) -> str:
         """Its own optimiser, loss and number of epochs; the time limit may end it early."""
-        from lightning.pytorch import Trainer
+        from lightning.pytorch import LightningDataModule, Trainer
 
         trainer = Trainer(
             **{"max_epochs": self.epochs, **self.lightning.trainer_arguments},
@@ -105,9 +105,11 @@ class FromAnomalib:
             drop_last=self.epochs > 1 and len(samples) > self.batch_size,
             collate_fn=_collate,
         )
+        data = LightningDataModule()  # Dinomaly asks it for the number of steps
+        data.train_dataloader = lambda: loader
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of workers and of deprecations
-            trainer.fit(self.lightning, loader)
+            trainer.fit(self.lightning, datamodule=data)
         self.lightning.eval().to(self.options.device)
         if self.epochs == 1:
             return ""
