@@ -252,19 +252,8 @@ def _train_and_evaluate(job: _Run, split: TrainingSplit, test: Features, folder:
 def _make_model(job: _Run) -> GRAD:
     config = job.config
     height, width = job.backbone.feature_size(config.side())
-    assert config.preset is not None
     return GRAD.from_preset(
-        config.preset,
-        job.backbone.channels,
-        height,
-        width,
-        parts=config.parts,
-        local_dims=config.local_dims,
-        local_resolution=config.local_resolution,
-        global_dims=config.global_dims,
-        global_resolution=config.global_resolution,
-        refine=config.refine,
-        jitter=config.jitter,
+        channels=job.backbone.channels, height=height, width=width, **config.model_options()
     )
 
 

@@ -16,8 +16,10 @@ from torch.optim import AdamW
 from grad import distributed
 from grad.batches import Loader, OnDevice, batches
 from grad.features import Features
+from grad.grids import Grid
 from grad.loss_watch import LossWatch
-from grad.model import GRAD, Grid
+from grad.memory import Memory
+from grad.model import GRAD
 from grad.progress import Progress
 from grad.training_state import History, TrainingState
 from grad.training_step import TrainingStep
@@ -194,8 +196,9 @@ def _train_epoch(
 
 
 def make_optimizer(model: nn.Module, schedule: Schedule) -> AdamW:
-    """AdamW with a group for the grids (by type) and one for everything else."""
-    grids = [p for m in model.modules() if isinstance(m, Grid) for p in m.parameters()]
+    """AdamW with a group for grids and memories (by type) and one for everything else."""
+    stores = (Grid, Memory)
+    grids = [p for m in model.modules() if isinstance(m, stores) for p in m.parameters()]
     in_grid = {id(p) for p in grids}
     networks = [p for p in model.parameters() if id(p) not in in_grid]
     groups = [

@@ -4,7 +4,8 @@ from conftest import make_features
 
 from grad.batches import batches
 from grad.errors import GradError
-from grad.model import GRAD, Grid
+from grad.grids import Grid
+from grad.model import GRAD
 from grad.training import Schedule, choose_precision, fit, make_optimizer
 
 SHAPE = (6, 3, 3)  # C, H, W
