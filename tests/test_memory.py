@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from grad.backbone import BUILT_IN_BACKBONE, load_backbone
 from grad.checkpoint import ModelInfo, load_checkpoint, save_checkpoint
 from grad.config import TrainConfig, parse, write_config
 from grad.errors import GradError
@@ -130,12 +131,24 @@ def test_the_lookup_is_exact_under_autocast():
 
 @pytest.mark.parametrize("kind", RIVALS)
 def test_a_checkpoint_keeps_the_rivals(kind, tmp_path):
-    model = make(local=kind, global_=kind, local_entries=5, global_entries=3).eval()
-    info = ModelInfo("b", "f", 32, (0.5,) * 3, (0.5,) * 3, ("a",), 1)
-    save_checkpoint(tmp_path / "m.safetensors", model, info)
-    loaded, _ = load_checkpoint(tmp_path / "m.safetensors")
+    backbone = load_backbone(BUILT_IN_BACKBONE)
+    torch.manual_seed(0)
+    settings = {"local": kind, "global_": kind, "local_entries": 5, "global_entries": 3}
+    model = GRAD.from_preset("grad-tiny", backbone.channels, 2, 2, **settings).eval()
+    info = ModelInfo(
+        backbone=backbone.name,
+        backbone_maps=tuple(backbone.maps),
+        backbone_fingerprint=backbone.fingerprint,
+        image_size=16,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        classes=("a",),
+        epochs=1,
+    )
+    save_checkpoint(tmp_path / "m.safetensors", model, backbone, info)
+    loaded = load_checkpoint(tmp_path / "m.safetensors").model
     assert loaded.settings == model.settings
-    features = normal(2, C, H, W)
+    features = normal(2, backbone.channels, 2, 2)
     torch.testing.assert_close(loaded(features), model(features))
 
 

@@ -34,7 +34,7 @@ def train_grad(
     config: TrainConfig, features: Features, epochs: int, device: torch.device
 ) -> Trained:
     """GRAD or one of its variants, as ``python -m grad.train`` trains it."""
-    channels, height, width = features.batch([0]).shape[1:]
+    _, channels, height, width = features.shape
     torch.manual_seed(config.seed)
     model = GRAD.from_preset(
         channels=channels, height=height, width=width, **config.model_options()
@@ -53,7 +53,7 @@ def train_uniad(
     config: TrainConfig, features: Features, epochs: int, device: torch.device
 ) -> Trained:
     """UniAD with its paper's rate and weight decay; the rate drops after 80 % of the epochs."""
-    channels, height, width = features.batch([0]).shape[1:]
+    _, channels, height, width = features.shape
     torch.manual_seed(config.seed)
     model = UniAD(channels, height, width)
     schedule = Schedule(
@@ -82,7 +82,7 @@ def _fit(
     result = fit(model, features, schedule, seed=config.seed, precision=precision)
     if result.interrupted:
         raise KeyboardInterrupt
-    return model, result.losses[-1]
+    return model, result.history.loss[-1]
 
 
 def _batch_size(config: TrainConfig) -> int:

@@ -24,7 +24,6 @@ from grad.features import Features, compute_features, default_cache
 from grad.metrics import summarize
 from grad.model import ModelSettings, count_parameters
 from grad.training import choose_precision
-from grad.visualize import ExamplePicker
 
 
 class Runner:
@@ -78,7 +77,7 @@ class Runner:
             model, loss = method(config, mine, epochs, self.device)
             trained = time.perf_counter()
             test = self.test.of_classes(classes)
-            reports |= evaluate(model, test, config.image_size, ExamplePicker(), classes=classes)
+            reports |= evaluate(model, test, config.image_size, (), classes=classes)
             seconds[0] += trained - start
             seconds[1] += time.perf_counter() - trained
             parameters += count_parameters(model)
@@ -129,7 +128,7 @@ class Runner:
         if config.few_shot is None:
             return self.train
         chosen = {s.path for s in few_shot(self.dataset, config.few_shot, config.seed).train}
-        return self.train.only(chosen)
+        return self.train.subset([i for i, s in enumerate(self.train.samples) if s.path in chosen])
 
     def _epochs(self, row: Row, config: TrainConfig, images: int) -> int:
         assert config.epochs is not None and config.batch_size is not None

@@ -8,6 +8,8 @@ layers of encoder and four of decoder.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -104,6 +106,15 @@ class DecoderLayer(nn.Module):
         return self.after_network(tokens, self.network(tokens))  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class UniADSettings:
+    """C, H and W of the feature maps."""
+
+    channels: int
+    height: int
+    width: int
+
+
 class UniAD(nn.Module):
     """Feature maps and their normal version at half their resolution.
 
@@ -111,8 +122,12 @@ class UniAD(nn.Module):
         channels, height, width: C, H and W of the feature maps.
     """
 
+    # What the training loop asks of a model: noise on coordinates that other processes know of.
+    jitter = None
+
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__()
+        self.settings = UniADSettings(channels, height, width)
         self.size = (max(1, height // 2), max(1, width // 2))
         seen = ~neighbours(*self.size, NEIGHBOURHOOD)
         seen |= ~seen.any(dim=1, keepdim=True)  # a map inside one neighbourhood sees everything
