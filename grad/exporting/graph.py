@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -111,8 +112,8 @@ class ExportGraph(nn.Module):
         if self.resize == "graph":
             images = resize(images, self.image_size) / 255.0
         _, distances = self.model.loss_and_score(self.backbone(images))  # (B, H, W)
-        anomaly_map = self.rows_up @ distances @ self.columns_up.T
-        score = (self.windows @ anomaly_map @ self.windows.T).amax(dim=(1, 2))
+        anomaly_map = F.linear(self.rows_up @ distances, self.columns_up)
+        score = F.linear(self.windows @ anomaly_map, self.windows).amax(dim=(1, 2))
         value: Tensor = calibrated(score[:, None], self.typical, self.threshold)  # type: ignore[arg-type]
         return anomaly_map, score, value, score[:, None] > self.threshold
 

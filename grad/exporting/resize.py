@@ -11,6 +11,7 @@ weights keep that true where matrix products have 11-bit factors only (TF32).
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _HALF = 2.0**11  # weights are two halves of 11 bits
@@ -31,7 +32,7 @@ def resize(images: Tensor, size: int) -> Tensor:
     """
     pixels = images.float().permute(0, 3, 1, 2)  # (B, 3, h, w)
     high, low = _weights(pixels.shape[3], size)
-    pixels = _rounded(pixels @ high.T, pixels @ low.T)  # (B, 3, h, size)
+    pixels = _rounded(F.linear(pixels, high), F.linear(pixels, low))  # (B, 3, h, size)
     high, low = _weights(pixels.shape[2], size)
     return _rounded(high @ pixels, low @ pixels)
 
