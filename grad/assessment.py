@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -27,7 +28,8 @@ from grad.features import Features, compute_features, default_cache
 from grad.folders import output_folder
 from grad.records import FILE_NAME as RECORDS
 from grad.records import read_records
-from grad.results import METRICS, Results, check_masks, show_dataset, test_settings
+from grad.report import About, update_report
+from grad.results import METRICS, REPORT, Results, check_masks, show_dataset, test_settings
 from grad.verdicts import choose_thresholds, judge, show_thresholds
 
 
@@ -61,7 +63,7 @@ def assess(options: EvaluateOptions, console: Console) -> Path:
     with output_folder(options.out, f"{dataset.root.resolve().name}-evaluation") as out:
         test = _features(dataset.test, models[0], options, console)
         image_size = models[0].info.image_size
-        results = Results()
+        results = Results(exact=options.exact_metrics)
         for file, loaded, classes in zip(files, models, shares, strict=True):
             mine = test.of_classes(classes)
             records = results.add(loaded.model, mine, image_size, classes, console)
@@ -77,7 +79,9 @@ def assess(options: EvaluateOptions, console: Console) -> Path:
             "backbone": models[0].info.backbone,
             **test_settings(test, image_size, None),
         }
-        results.write(out, settings, console)
+        results.write(
+            out, settings, _about(options, dataset, models), console, workers=_workers(options)
+        )
         console.print(f"Results are in {out}", markup=False, highlight=False, soft_wrap=True)
     return out
 
@@ -119,6 +123,7 @@ def rejudge(options: EvaluateOptions, console: Console) -> None:
         changed[file] = calibration
     summary["thresholds"] = judge(calibrations, records)
     write_metrics(run / METRICS, summary)
+    update_report(run / REPORT, summary)
     if options.save:
         for file, calibration in changed.items():
             save_calibration(file, calibration)
@@ -156,9 +161,30 @@ def _features(
         loaded.info.image_size,
         cache=options.cache or default_cache(),
         device=next(loaded.model.parameters()).device,
-        workers=options.workers or min(os.cpu_count() or 1, 8),
+        workers=_workers(options),
         strict=options.strict,
         console=console,
+    )
+
+
+def _workers(options: EvaluateOptions) -> int:
+    return options.workers or min(os.cpu_count() or 1, 8)
+
+
+def _about(options: EvaluateOptions, dataset: Dataset, models: Sequence[LoadedModel]) -> About:
+    """What the report says of the evaluation."""
+    info = models[0].info
+    return About(
+        f"{dataset.root.resolve().name}, evaluation",
+        {
+            "data": f"{dataset.root} ({dataset.layout} layout)",
+            "model from": str(options.model),
+            "trained on": ", ".join(name for loaded in models for name in loaded.info.classes),
+            "epochs": str(info.epochs),
+            "backbone": f"{info.backbone}, images at {info.image_size} x {info.image_size}",
+        },
+        dataclasses.asdict(options),
+        dataset.notes,
     )
 
 

@@ -1,44 +1,36 @@
-"""Thresholds at a stated false-alarm rate, from the scores of good images alone.
+"""Thresholds of a model at a stated false-alarm rate, from the scores of good images alone.
 
 A false alarm is a good image that is called anomalous; the false-alarm rate is the share of good
-images that are.
-
-Of n good images, the k-th smallest score with k = ceil((n + 1)(1 - rate)) is exceeded by the next
-good image with a probability of at most the rate, whatever the distribution (split conformal
-prediction; Vovk et al., Algorithmic Learning in a Random World, 2005). That takes
-n >= 1/rate - 1 images, 99 for 1 %. Where there are fewer, the logarithms of the scores are taken as
-normally distributed with a spread that all classes of the model share, and the threshold is the
-upper bound of the prediction interval for one more image (Student's t). Either way the rate holds
-on average over calibration sets; ``Threshold.note`` says which way was taken.
+images that are. :mod:`grad.thresholds` holds the statistics; here are the thresholds of all classes
+of a model, what they were made from, and the scale on which 0.5 is the threshold.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import optimize, stats
 from torch import Tensor
 
 from grad.errors import GradError
+from grad.thresholds import GoodScores, Scale
 
 Method = Literal["good", "f1", "fixed"]
 Source = Literal["held out", "validation", "training"]
+ByClass = Mapping[str, Sequence[float]]
 
 DEFAULT_RATE = 0.01
 
-_WHERE: dict[Source, str] = {
+_SOURCES: dict[Source, str] = {
     "held out": "held out of training",
     "validation": "given by --validation",
-    "training": "used in training, which score lower than new ones: expect more false alarms",
+    "training": "trained on",
 }
 _CLOSEST = 1e-3  # how far a threshold is above the median at least, as a share of it
 _SMALLEST = float(np.finfo(np.float32).tiny)
-_Floats = NDArray[np.float64]
 _Number = TypeVar("_Number", float, Tensor)
 
 
@@ -73,7 +65,7 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The thresholds of a model, and the scores of good images that they were made from.
+    """The thresholds of a model, and what they were made from.
 
     All thresholds are float32 numbers, so that comparing in float32 gives the same verdicts.
 
@@ -86,6 +78,8 @@ class Calibration:
         good_scores: image scores of the good images of each class.
         good_maxima: largest anomaly map values of the same images.
         sources: where the good images of each class came from.
+        image_scales: of the image scores of the images that were trained on, by class.
+        pixel_scales: of their largest map values.
     """
 
     method: Method
@@ -95,6 +89,8 @@ class Calibration:
     good_scores: dict[str, tuple[float, ...]]
     good_maxima: dict[str, tuple[float, ...]]
     sources: dict[str, Source]
+    image_scales: dict[str, Scale]
+    pixel_scales: dict[str, Scale]
 
     def threshold(self, class_name: str | None) -> Threshold:
         """The threshold for images of a class; ``unknown`` for None and other names.
@@ -111,7 +107,27 @@ class Calibration:
         Raises:
             GradError: the rate is not between 0 and 1.
         """
-        return calibrate(self.good_scores, self.good_maxima, self.sources, false_alarm_rate)
+        check_rate(false_alarm_rate)
+        unseen = [name for name, source in self.sources.items() if source != "training"]
+        image = GoodScores(self.image_scales, {name: self.good_scores[name] for name in unseen})
+        pixel = GoodScores(self.pixel_scales, {name: self.good_maxima[name] for name in unseen})
+
+        def threshold(names: Sequence[str]) -> Threshold:
+            image_limit, by_rank = image.limit(names, false_alarm_rate)
+            pixel_limit, _ = pixel.limit(names, false_alarm_rate)
+            image_limit, image_typical = _pair(image_limit, _median(self.good_scores, names))
+            pixel_limit, pixel_typical = _pair(pixel_limit, _median(self.good_maxima, names))
+            count = sum(len(self.good_scores[name]) for name in names)
+            note = self._note(names, false_alarm_rate, by_rank)
+            return Threshold(image_limit, pixel_limit, image_typical, pixel_typical, count, note)
+
+        return replace(
+            self,
+            method="good",
+            false_alarm_rate=false_alarm_rate,
+            classes={name: threshold([name]) for name in sorted(self.good_scores)},
+            unknown=threshold(sorted(self.good_scores)),
+        )
 
     def fixed(self, image: float) -> Calibration:
         """The same image threshold for all classes; thresholds of pixels stay."""
@@ -140,7 +156,31 @@ class Calibration:
         fields["unknown"] = Threshold(**fields["unknown"])
         for key in ("good_scores", "good_maxima"):
             fields[key] = {name: tuple(map(float, v)) for name, v in fields[key].items()}
+        for key in ("image_scales", "pixel_scales"):
+            fields[key] = {name: Scale(**scale) for name, scale in fields[key].items()}
         return cls(**fields)
+
+    def _note(self, names: Sequence[str], rate: float, by_rank: bool) -> str:
+        unseen = [name for name in names if self.sources[name] != "training"]
+        count = sum(len(self.good_scores[name]) for name in unseen)
+        trained = _count(sum(self.image_scales[name].images for name in names), "image")
+        if not count:
+            return (
+                f"fitted to the {trained} trained on, as none was kept out of training; new ones "
+                f"may score higher, so that there are more false alarms than {rate:.2%}"
+            )
+        where = " or ".join(sorted({_SOURCES[self.sources[name]] for name in unseen}))
+        made = f"{_count(count, 'good image')} {where}"
+        if by_rank:
+            return f"rank among {made}, whatever the distribution"
+        lowest = 1 / (count + 1)
+        lack = f", too few for {rate:.2%} by rank (from {lowest:.2%} on)" if lowest > rate else ""
+        others = sum(len(v) for name, v in self.good_scores.items() if self._is_unseen(name))
+        how = "these" if others == count else f"all {others} such images of all classes"
+        return f"{made}{lack}: fitted to the {trained} trained on, corrected by {how}"
+
+    def _is_unseen(self, name: str) -> bool:
+        return self.sources[name] != "training"
 
 
 def calibrated(score: _Number, typical: float, threshold: float) -> _Number:
@@ -156,10 +196,11 @@ def calibrated(score: _Number, typical: float, threshold: float) -> _Number:
 
 
 def calibrate(
-    scores: Mapping[str, Sequence[float]],
-    maxima: Mapping[str, Sequence[float]],
+    scores: ByClass,
+    maxima: ByClass,
     sources: Mapping[str, Source],
     false_alarm_rate: float = DEFAULT_RATE,
+    training: tuple[ByClass, ByClass] | None = None,
 ) -> Calibration:
     """Thresholds from good images.
 
@@ -168,26 +209,28 @@ def calibrate(
         maxima: the largest anomaly map value of the same images.
         sources: where the images of each class came from.
         false_alarm_rate: share of good images that may be called anomalous.
+        training: scores and maxima of the images that the model was trained on, of all classes;
+            None where those above have to serve for them.
 
     Raises:
         GradError: the rate is not between 0 and 1; a class has no images, or scores that are not
             finite.
     """
-    check_rate(false_alarm_rate)
-    image, pixel = (_Fit(_checked(values), false_alarm_rate) for values in (scores, maxima))
-    classes = {
-        name: _threshold(image, pixel, [name], false_alarm_rate, [sources[name]])
-        for name in sorted(scores)
-    }
+    trained = training or (scores, maxima)
+    for values in (scores, maxima, *trained):
+        _check(values)
+    nothing = Threshold(1.0, 1.0, 0.0, 0.0, 0, "")
     return Calibration(
-        "good",
-        false_alarm_rate,
-        classes,
-        _threshold(image, pixel, sorted(scores), false_alarm_rate, list(sources.values())),
-        {name: tuple(map(float, values)) for name, values in scores.items()},
-        {name: tuple(map(float, values)) for name, values in maxima.items()},
-        dict(sources),
-    )
+        method="good",
+        false_alarm_rate=false_alarm_rate,
+        classes={},
+        unknown=nothing,
+        good_scores={name: tuple(map(float, values)) for name, values in scores.items()},
+        good_maxima={name: tuple(map(float, values)) for name, values in maxima.items()},
+        sources=dict(sources),
+        image_scales={name: Scale.of(trained[0][name]) for name in scores},
+        pixel_scales={name: Scale.of(trained[1][name]) for name in scores},
+    ).at_rate(false_alarm_rate)
 
 
 def f1_limit(good: Sequence[float], bad: Sequence[float]) -> tuple[float, float]:
@@ -204,8 +247,7 @@ def f1_limit(good: Sequence[float], bad: Sequence[float]) -> tuple[float, float]
         below the threshold, half the threshold stands for it.
     """
     values = np.unique(np.concatenate([good, bad]))  # ascending
-    found = np.searchsorted(np.sort(bad), values)
-    true = len(bad) - found  # with everything from this value on called anomalous
+    true = len(bad) - np.searchsorted(np.sort(bad), values)  # from this value on anomalous
     false = len(good) - np.searchsorted(np.sort(good), values)
     f1 = 2 * true / (true + false + len(bad))
     best = values.size - 1 - int(np.argmax(f1[::-1]))
@@ -224,95 +266,29 @@ def check_rate(false_alarm_rate: float) -> None:
         )
 
 
-class _Fit:
-    """The good scores of all classes, and what they say about the next good image."""
-
-    def __init__(self, scores: Mapping[str, _Floats], rate: float) -> None:
-        self.scores = scores
-        self.rate = rate
-        logs = {name: np.log(np.maximum(values, _SMALLEST)) for name, values in scores.items()}
-        self.means = {name: float(values.mean()) for name, values in logs.items()}
-        self.freedom = sum(values.size - 1 for values in logs.values())
-        squares = sum(float(((v - self.means[name]) ** 2).sum()) for name, v in logs.items())
-        self.spread = math.sqrt(squares / self.freedom) if self.freedom else 0.0
-
-    def limit(self, names: Sequence[str]) -> tuple[float, float]:
-        """Threshold and median for an image of one of some classes; both float32 numbers."""
-        values = np.sort(np.concatenate([self.scores[name] for name in names]))
-        rank = math.ceil((values.size + 1) * (1.0 - self.rate) - 1e-9)
-        if rank <= values.size:
-            limit = float(values[rank - 1])
-        else:
-            limit = max(self._predicted(names), float(values[-1]))
-        return _pair(limit, float(np.median(values)))
-
-    def _predicted(self, names: Sequence[str]) -> float:
-        """The score that the next image exceeds with a probability of the rate.
-
-        It is as likely to be of each class as there are images of it.
-        """
-        if not self.freedom or not self.spread:
-            return max(math.exp(self.means[name]) for name in names)
-        counts = np.array([self.scores[name].size for name in names], float)
-        means = np.array([self.means[name] for name in names])
-        spreads = self.spread * np.sqrt(1.0 + 1.0 / counts)
-
-        def exceeding(log_score: float) -> float:
-            tails = stats.t.sf((log_score - means) / spreads, self.freedom)
-            return float((tails * counts).sum() / counts.sum() - self.rate)
-
-        bounds = means + spreads * stats.t.isf(self.rate, self.freedom)
-        low, high = float(bounds.min()) - 1e-9, float(bounds.max()) + 1e-9
-        return math.exp(optimize.brentq(exceeding, low, high, xtol=1e-12))
-
-
-def _threshold(
-    image: _Fit, pixel: _Fit, names: Sequence[str], rate: float, sources: Iterable[Source]
-) -> Threshold:
-    image_limit, image_typical = image.limit(names)
-    pixel_limit, pixel_typical = pixel.limit(names)
-    count = sum(image.scores[name].size for name in names)
-    return Threshold(
-        image_limit,
-        pixel_limit,
-        image_typical,
-        pixel_typical,
-        count,
-        _note(count, rate, sorted(set(sources))),
-    )
-
-
-def _note(count: int, rate: float, sources: Sequence[Source]) -> str:
-    where = "; some ".join(_WHERE[source] for source in sources)
-    made = f"{_images(count)} {where}"
-    lowest = 1.0 / (count + 1)
-    if lowest <= rate:
-        return f"{made}; rank of the scores, no assumption on their distribution."
-    return (
-        f"{made}; too few for {rate:.2%} by rank alone (lowest rate {lowest:.2%}): normal "
-        "distribution of log scores, its spread shared by all classes."
-    )
-
-
-def _images(count: int) -> str:
-    return "1 good image" if count == 1 else f"{count} good images"
-
-
-def _checked(scores: Mapping[str, Sequence[float]]) -> dict[str, _Floats]:
-    checked = {name: np.asarray(values, dtype=np.float64) for name, values in scores.items()}
-    for name, values in checked.items():
-        if not values.size:
+def _check(scores: ByClass) -> None:
+    for name, values in scores.items():
+        if not len(values):
             raise GradError(f"Class {name} has no good image to make a threshold from: add some.")
         if not np.isfinite(values).all():
-            raise GradError(f"A good image of class {name} has a score that is not finite.")
-    return checked
+            raise GradError(
+                f"A good image of class {name} has a score that is not finite: the model is not "
+                "usable; train it again with a lower learning rate or in float32."
+            )
+
+
+def _median(scores: ByClass, names: Sequence[str]) -> float:
+    return float(np.median(np.concatenate([scores[name] for name in names])))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _pair(threshold: float, median: float) -> tuple[float, float]:
     """Both as float32 numbers, the threshold above zero and above the median."""
-    typical = np.float32(median)
     above = np.float32(max(threshold, median * (1.0 + _CLOSEST), _SMALLEST))
-    return float(above), float(typical)
+    return float(above), float(np.float32(median))
 
 
 def _fixed_pair(threshold: float, median: float) -> tuple[float, float]:

@@ -12,12 +12,14 @@ from typing import Any, Literal
 import torch
 import yaml
 
+from grad import resume
 from grad.backbone import BUILT_IN_BACKBONE
+from grad.batches import OnDevice
 from grad.calibration import DEFAULT_RATE, check_rate
 from grad.errors import GradError
 from grad.files import replacing
 from grad.model import JitterMode, Parts, Preset, Refine
-from grad.options import class_list, flag, option, parse_options
+from grad.options import class_list, flag, given_options, option, parse_options
 
 # Without --data: what suits the demo set and two CPU cores. Options that were given win.
 DEMO_DEFAULTS: dict[str, Any] = {
@@ -66,9 +68,19 @@ class TrainConfig:
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "Of training; auto: bfloat16 where the hardware has it."
     )
+    compile: bool = option(False, "Let torch compile the network, which takes a minute or two.")
+    features_on_device: OnDevice = option(
+        "auto", "Keep all features on the device; auto: on a GPU if half its free memory is enough."
+    )
+    sync_batch_norm: bool = option(
+        True, "Several processes: batch statistics over all of them, as in one process."
+    )
     image_size: int = option(224, "Side of the square that images are resized to, in pixels.")
     out: Path | None = option(
         None, "Folder for the results, new or empty; none: a free name in runs/."
+    )
+    resume: Path | None = option(
+        None, "Folder of a run that stopped: go on with it, with its options; --epochs may be more."
     )
     cache: Path | None = option(
         None, "Folder for features, kept for later runs; none: grad/features in the user's cache."
@@ -86,6 +98,9 @@ class TrainConfig:
     )
     threshold: Literal["good", "f1"] = option(
         "good", "Thresholds from good images, or where F1 of the test images is largest."
+    )
+    exact_metrics: bool = option(
+        False, "Keep the score of every pixel, 4 bytes each, however many there are."
     )
     strict: bool = option(False, "Stop at unreadable images and odd files, not leave them out.")
     parts: Parts = option("local+global", "Which grids the model has.")
@@ -174,9 +189,25 @@ class TrainConfig:
 def parse(arguments: Sequence[str] | None = None) -> TrainConfig:
     """Options from the command line and ``--config FILE``; what comes later wins.
 
+    With ``--resume RUN`` they are those of that run.
+
     Raises:
-        GradError: an unknown option, a wrong value, a file that can't be read.
+        GradError: an unknown option, a wrong value, a file that can't be read; an option that
+            contradicts those of the run.
     """
+    config = _parse(arguments)
+    if config.resume is None:
+        return config
+    stored = _parse(["--config", str(resume.config_of(config.resume))])
+    given = given_options(TrainConfig, arguments, config_file=True)
+    return dataclasses.replace(
+        stored,
+        out=config.resume,
+        **resume.changes(config.resume, dataclasses.asdict(stored), given),
+    )
+
+
+def _parse(arguments: Sequence[str] | None) -> TrainConfig:
     return parse_options(
         TrainConfig,
         "train",
@@ -187,11 +218,11 @@ def parse(arguments: Sequence[str] | None = None) -> TrainConfig:
 
 
 def write_config(path: Path, config: TrainConfig) -> None:
-    """Write options as YAML that ``--config`` reads back; not ``out``, as each run has its own."""
+    """Write options as YAML that ``--config`` reads back, but for the folder of the run."""
     values = {
         key: str(value) if isinstance(value, Path) else value
         for key, value in dataclasses.asdict(config).items()
-        if key != "out"
+        if key not in ("out", "resume")
     }
     with replacing(path) as temporary:
         temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

@@ -52,6 +52,9 @@ class EvaluateOptions:
         None, "Folder for features, kept for later runs; none: grad/features in the user's cache."
     )
     workers: int | None = option(None, "Threads that decode images; none: one a core, at most 8.")
+    exact_metrics: bool = option(
+        False, "Keep the score of every pixel, 4 bytes each, however many there are."
+    )
     strict: bool = option(False, "Stop at unreadable images and odd files, not leave them out.")
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from grad import distributed
 from grad.data import Sample, load_mask
 from grad.features import Features
 from grad.files import replacing
-from grad.metrics import METRICS, ClassMetrics, ClassReport
+from grad.metrics import EXACT_PIXELS, METRICS, ClassMetrics, ClassReport
 from grad.model import GRAD
 from grad.progress import Progress
 from grad.scoring import anomaly_map, image_score
@@ -43,6 +45,10 @@ class Observer(Protocol):
         """Takes a batch of B samples of one class, their scores (B,) and maps (B, h, w)."""
         ...
 
+    def merge(self, other: Any) -> None:
+        """Takes what another of its kind has seen, in another process."""
+        ...
+
 
 def evaluate(
     model: GRAD,
@@ -51,18 +57,21 @@ def evaluate(
     observers: Sequence[Observer],
     *,
     classes: Sequence[str],
+    exact: bool = False,
     console: Console | None = None,
 ) -> dict[str, ClassReport]:
     """Score test images and measure, in float32 and class by class.
 
-    Anomaly maps and masks are compared at the size that images have for the backbone.
+    Anomaly maps and masks are compared at the size that images have for the backbone. Several
+    processes score a part of the images each, and the main one gets to see all results.
 
     Args:
         model: on any device.
         features: of test images.
         image_size: side of the anomaly maps, in pixels.
-        observers: are offered every result.
+        observers: are offered every result; among several processes, those of the main one.
         classes: what to report on; one without test images has a reason instead of metrics.
+        exact: whether pixel metrics are exact for any number of pixels, which are then all kept.
         console: where progress goes; None for silence.
 
     Returns:
@@ -72,18 +81,32 @@ def evaluate(
         GradError: scores are NaN; a mask can't be read.
     """
     size = (image_size, image_size)
-    metrics = {name: ClassMetrics(name) for name in sorted(classes)}
-    with Progress(console, "evaluation", len(features)) as progress:
-        for samples, scores, maps in scored(model, features, image_size):
+    limit = None if exact else EXACT_PIXELS
+    seen = observers if distributed.is_main() else copy.deepcopy(observers)
+    metrics = {name: ClassMetrics(name, exact_pixels=limit) for name in sorted(classes)}
+    mine = features.subset(distributed.shard(range(len(features))))
+    with Progress(console, "evaluation", len(mine)) as progress:
+        for samples, scores, maps in scored(model, mine, image_size):
             for name, rows in _rows_by_class(samples).items():
-                mine = [samples[row] for row in rows]
-                masks = [_mask(sample, size) for sample in mine]
-                labels = [sample.anomalous for sample in mine]
+                of_class = [samples[row] for row in rows]
+                masks = [_mask(sample, size) for sample in of_class]
+                labels = [sample.anomalous for sample in of_class]
                 metrics[name].update(maps[rows], masks, scores[rows], labels)
-                for observer in observers:
-                    observer.add(mine, scores[rows], maps[rows])
+                for observer in seen:
+                    observer.add(of_class, scores[rows], maps[rows])
             progress.advance(len(samples))
-    return {name: of_class.compute() for name, of_class in metrics.items()}
+    _merge_processes(metrics, seen)
+    return distributed.from_main(lambda: {name: m.compute() for name, m in metrics.items()})
+
+
+def _merge_processes(metrics: Mapping[str, ClassMetrics], observers: Sequence[Observer]) -> None:
+    """Give the main process's metrics and observers what the others' have seen."""
+    parts = distributed.gathered(None if distributed.is_main() else (metrics, observers))
+    for other_metrics, other_observers in filter(None, parts or ()):
+        for name, of_class in metrics.items():
+            of_class.merge(other_metrics[name])
+        for observer, other in zip(observers, other_observers, strict=True):
+            observer.merge(other)
 
 
 def scored(
@@ -107,16 +130,24 @@ def scored(
 def good_scores(
     model: GRAD, features: Features, image_size: int, console: Console | None = None
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Image scores, and the largest values of the anomaly maps, of good images by class."""
+    """Image scores, and the largest values of the anomaly maps, of good images by class.
+
+    Several processes score a part of the images each, and all get to know all.
+    """
+    found: list[tuple[str, float, float]] = []
+    mine = features.subset(distributed.shard(range(len(features))))
+    with Progress(console, "thresholds", len(mine)) as progress:
+        for samples, of_images, maps in scored(model, mine, image_size):
+            names = [sample.class_name for sample in samples]
+            largest = maps.amax(dim=(1, 2))
+            found += zip(names, of_images.tolist(), largest.tolist(), strict=True)
+            progress.advance(len(samples))
     scores: dict[str, list[float]] = {}
     maxima: dict[str, list[float]] = {}
-    with Progress(console, "thresholds", len(features)) as progress:
-        for samples, of_images, maps in scored(model, features, image_size):
-            largest = maps.amax(dim=(1, 2))
-            for row, sample in enumerate(samples):
-                scores.setdefault(sample.class_name, []).append(float(of_images[row]))
-                maxima.setdefault(sample.class_name, []).append(float(largest[row]))
-            progress.advance(len(samples))
+    for part in distributed.shared(found):
+        for name, score, maximum in part:
+            scores.setdefault(name, []).append(score)
+            maxima.setdefault(name, []).append(maximum)
     return scores, maxima
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from grad import distributed
 from grad.backbone import Backbone, load_backbone
 from grad.calibration import calibrate
 from grad.checkpoint import FILE_NAME, ModelInfo, save_calibration, save_checkpoint
@@ -27,9 +28,11 @@ from grad.data import (
 )
 from grad.evaluation import good_scores
 from grad.features import Features, compute_features, default_cache
-from grad.folders import output_folder
-from grad.model import GRAD, count_flops, count_parameters
+from grad.folders import new_folder
+from grad.model import GRAD, describe
+from grad.report import About
 from grad.results import Results, check_masks, show_dataset, test_settings
+from grad.resume import CONFIG, is_complete
 from grad.splits import TrainingSplit, split_training
 from grad.training import Schedule, choose_precision, fit
 from grad.verdicts import choose_thresholds
@@ -64,29 +67,81 @@ def run(config: TrainConfig, console: Console) -> Path:
     """
     config = config.resolved()
     device = config.torch_device()
-    dataset = _find(config)
-    validation = _find_validation(config, dataset)
-    check_masks(dataset)
+    with distributed.joined(device):
+        return _run(config, device, console if distributed.is_main() else Console(quiet=True))
+
+
+def _run(config: TrainConfig, device: torch.device, console: Console) -> Path:
+    """``run`` in each of several processes, or in the only one."""
+    if config.resume is not None and distributed.from_main(lambda: _is_complete(config, console)):
+        return config.resume
+    dataset, validation = distributed.from_main(lambda: _find(config))
     show_dataset(dataset, console)
-    with output_folder(config.out, _name(config, dataset)) as out, _deterministic(device):
-        backbone = load_backbone(config.backbone, config.weights).to(device)
+    with _run_folder(config, dataset) as out, _deterministic(device):
+        backbone = distributed.main_first(lambda: load_backbone(config.backbone, config.weights))
+        backbone = backbone.to(device)
         if backbone.note:
             console.print(backbone.note, style="yellow", markup=False)
         config = _complete(config, backbone, device, out)
+        if distributed.is_main():
+            write_config(out / CONFIG, config)
         train, test, further = (
             _features(samples, config, backbone, device, console)
             for samples in (dataset.train, dataset.test, validation)
         )
-        job = _Run(config, device, backbone, console, Results())
+        job = _Run(config, device, backbone, console, Results(exact=config.exact_metrics))
         split = split_training(train, further, config.calibration_share, config.seed)
         for folder, classes in _models(config, dataset.classes, out):
             _train_and_evaluate(job, split.of_classes(classes), test.of_classes(classes), folder)
-        job.results.write(out, _settings(config, split, test), console)
+        if distributed.is_main():
+            settings, about = _settings(config, split, test), _about(config, dataset, backbone)
+            job.results.write(out, settings, about, console, workers=config.workers or 1)
         console.print(f"Results are in {out}", markup=False, highlight=False, soft_wrap=True)
     return out
 
 
-def _find(config: TrainConfig) -> Dataset:
+def _is_complete(config: TrainConfig, console: Console) -> bool:
+    """Whether nothing is left to do for ``--resume``; says so."""
+    assert config.resume is not None and config.epochs is not None
+    if not is_complete(config.resume.expanduser(), config.epochs):
+        return False
+    console.print(
+        f"{config.resume} is complete: all {config.epochs} epochs are trained and evaluated. "
+        "More --epochs would go on.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return True
+
+
+@contextmanager
+def _run_folder(config: TrainConfig, dataset: Dataset) -> Iterator[Path]:
+    """The folder of results; removed where nothing came to lie in it but the options."""
+    if config.resume is not None:
+        out = config.resume.expanduser()
+    else:
+        out = distributed.from_main(lambda: new_folder(config.out, _name(config, dataset)))
+    try:
+        with distributed.advising(f"--resume {out} goes on from the last completed epoch"):
+            yield out
+    finally:
+        if distributed.is_main() and config.resume is None:
+            with suppress(OSError):
+                if [path.name for path in out.iterdir()] == [CONFIG]:
+                    (out / CONFIG).unlink()
+                out.rmdir()  # only goes where it is empty
+
+
+def _find(config: TrainConfig) -> tuple[Dataset, tuple[Sample, ...]]:
+    """The images of a run, and further ones for thresholds; all masks can be read."""
+    dataset = _find_dataset(config)
+    validation = _find_validation(config, dataset)
+    check_masks(dataset)
+    return dataset, validation
+
+
+def _find_dataset(config: TrainConfig) -> Dataset:
     names = config.class_names()
     if config.data is None:
         dataset = demo_dataset() if names is None else demo_dataset().select(names)
@@ -152,22 +207,39 @@ def _train_and_evaluate(job: _Run, split: TrainingSplit, test: Features, folder:
         _schedule(config),
         seed=config.seed,
         precision=config.precision,  # type: ignore[arg-type]  # "auto" is resolved
+        folder=folder,
+        features_on_device=config.features_on_device,
+        sync_batch_norm=config.sync_batch_norm,
+        compile_step=config.compile,
         console=console,
     )
     file = folder / FILE_NAME
-    save_checkpoint(file, model, job.backbone, _info(job, classes, result.epochs))
-    write_config(folder / "config.yaml", config)
+    if distributed.is_main():
+        save_checkpoint(file, model, job.backbone, _info(job, classes, result.epochs))
     if result.interrupted:
         console.print(
             f"Interrupted after {result.epochs} of {config.epochs} epochs; the model as it is now "
-            f"can be used: {file}",
+            f"can be used: {file}; --resume {config.out} goes on.",
             markup=False,
             soft_wrap=True,
         )
         raise KeyboardInterrupt
-    scores, maxima = good_scores(model, split.calibration, config.image_size, console)
-    calibration = calibrate(scores, maxima, split.sources, config.false_alarm_rate)
-    records = job.results.add(model, test, config.image_size, classes, console)
+    good, trained = (
+        good_scores(model, features, config.image_size, console)
+        for features in (split.calibration, split.training)
+    )
+    calibration = calibrate(*good, split.sources, config.false_alarm_rate, trained)
+    records = job.results.add(
+        model,
+        test,
+        config.image_size,
+        classes,
+        console,
+        train=split.training,
+        history=dataclasses.asdict(result.history),
+    )
+    if not distributed.is_main():
+        return
     calibration = choose_thresholds(calibration, records, config.threshold)
     job.results.calibrations |= dict.fromkeys(classes, calibration)
     save_calibration(file, calibration)
@@ -224,11 +296,18 @@ def _complete(
     return dataclasses.replace(
         config,
         backbone=backbone.name,
-        device=str(device),
+        data=_absolute(config.data),
+        validation=_absolute(config.validation),
+        weights=_absolute(config.weights),
+        device=device.type if distributed.size() > 1 else str(device),
         precision=choose_precision(device) if config.precision == "auto" else config.precision,
         workers=config.workers or min(os.cpu_count() or 1, 8),
         out=out,
     )
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser().absolute()
 
 
 def _settings(config: TrainConfig, split: TrainingSplit, test: Features) -> dict[str, Any]:
@@ -243,6 +322,32 @@ def _settings(config: TrainConfig, split: TrainingSplit, test: Features) -> dict
         "calibration_share": None if config.validation else config.calibration_share,
         **test_settings(test, config.image_size, split),
     }
+
+
+def _about(config: TrainConfig, dataset: Dataset, backbone: Backbone) -> About:
+    """What the report says of the run, beside what it gets from the models."""
+    data = "demo set" if config.data is None else dataset.root.resolve().name
+    local, whole = (
+        " x ".join([str(cells)] * dims) + " cells"
+        for cells, dims in (
+            (config.local_resolution, config.local_dims),
+            (config.global_resolution, config.global_dims),
+        )
+    )
+    grids = {"local+global": f"local {local}, global {whole}", "local": local, "global": whole}
+    return About(
+        f"{data}, {config.preset}",
+        {
+            "data": f"{dataset.root} ({dataset.layout} layout)",
+            "backbone": f"{backbone.name}, images at {config.image_size} x {config.image_size}",
+            "grids": grids[config.parts],
+            "training": f"{config.epochs} epochs, batches of {config.batch_size}, "
+            f"{config.precision} on {config.device}",
+            "seed": str(config.seed),
+        },
+        dataclasses.asdict(config),
+        (*([backbone.note] if backbone.note else []), *dataset.notes),
+    )
 
 
 @contextmanager
@@ -265,9 +370,7 @@ def _deterministic(device: torch.device) -> Iterator[None]:
 
 def _show_model(model: GRAD, config: TrainConfig, console: Console) -> None:
     console.print(
-        f"{config.preset}: {count_parameters(model) / 1e6:.1f} M parameters, "
-        f"{count_flops(model) / 1e9:.1f} GFLOP an image without the backbone; "
-        f"{config.backbone}, {config.precision} on {config.device}",
+        f"{describe(model)}; {config.backbone}, {config.precision} on {config.device}",
         highlight=False,
         markup=False,
     )

@@ -1,17 +1,20 @@
 """The frozen backbone sees each image once: its features, computed in batches and kept on disk.
 
-Each class of a split is one file, ``KEY.npy``: float16 (N, H, W, C), read through a memory map. The
-key is a digest of the backbone, the image size and the content of every image. ``KEY.json`` beside
-it holds the file's checksum and which images could not be read.
+Each class of a split is one file (:mod:`grad.feature_file`), float16 (N, H, W, C): EfficientNets'
+features stay far below what float16 holds, and it has three more bits of precision than bfloat16.
+The key, the file's name, is a digest of the backbone, the image size and the content of every
+image. ``SEEN.key`` remembers the key of a list of images that nobody has touched since.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -19,21 +22,19 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
+from grad import distributed
 from grad.data import Sample, UnreadableImage, load_image
 from grad.errors import GradError
-from grad.files import replacing
+from grad.feature_file import FORMAT, FeatureFile, Maps, StoredMaps
+from grad.files import claimed, remove_leftovers, replacing
 from grad.progress import Progress
 
-_FORMAT = "grad-features/1"  # part of every key: raise it when the files' meaning changes
 _BATCH = 16  # images that the backbone takes at once
 _BLOCK = 1 << 22  # bytes read at once for checksums
-
-# The next rows of an array, (B, H, W, C), and why some of them have no image.
-_Rows = tuple[NDArray[np.float16], dict[int, str]]
+_SETTLED = 2.0  # seconds without a change, after which a further one would show in a file's times
 
 
 class FeatureExtractor(Protocol):
@@ -62,20 +63,34 @@ class Features:
 
     samples: tuple[Sample, ...]
     skipped: tuple[Path, ...]
-    _maps: tuple[NDArray[np.float16], ...]
-    _places: tuple[tuple[int, int], ...]  # of each sample: (which array, which row)
+    _maps: tuple[StoredMaps, ...]
+    _places: tuple[tuple[int, int], ...]  # of each sample: (which file, which row)
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def batch(self, indices: Sequence[int]) -> Tensor:
-        """(B, C, H, W) float16 in channels_last memory, for samples by index."""
-        rows = [self._maps[array][row] for array, row in (self._places[i] for i in indices)]
-        return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2)
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, C, H, W) of all of them together."""
+        _, height, width, channels = self._maps[0].shape
+        return len(self), channels, height, width
 
-    def of_classes(self, names: Sequence[str]) -> Features:
-        """Those of some classes; nothing is copied."""
-        return self.subset([i for i, s in enumerate(self.samples) if s.class_name in names])
+    def batch(self, indices: Sequence[int], *, pinned: bool = False) -> Tensor:
+        """(B, C, H, W) float16 in channels_last memory, for samples by index.
+
+        Args:
+            indices: B of them.
+            pinned: in memory from which CUDA copies while the process goes on.
+
+        Raises:
+            GradError: the cache was damaged in the meantime.
+        """
+        _, channels, height, width = self.shape
+        shape = (len(indices), height, width, channels)
+        rows = torch.empty(shape, dtype=torch.float16, pin_memory=pinned)
+        for maps, (file, row) in zip(rows.numpy(), (self._places[i] for i in indices), strict=True):
+            self._maps[file].read_into(row, maps)
+        return rows.permute(0, 3, 1, 2)
 
     def subset(self, indices: Sequence[int]) -> Features:
         """Those of some samples by index; nothing is copied."""
@@ -84,6 +99,17 @@ class Features:
             samples=tuple(self.samples[i] for i in indices),
             _places=tuple(self._places[i] for i in indices),
         )
+
+    def of_classes(self, names: Sequence[str]) -> Features:
+        """Those of some classes; nothing is copied."""
+        return self.subset([i for i, s in enumerate(self.samples) if s.class_name in names])
+
+    def digest(self) -> str:
+        """A digest of which features these are, of what images, in what order."""
+        found = hashlib.sha256()
+        for file, row in self._places:
+            found.update(f"{self._maps[file].key} {row}\n".encode())
+        return found.hexdigest()
 
 
 def default_cache() -> Path:
@@ -105,8 +131,9 @@ def compute_features(
 ) -> Features:
     """Features of all samples: from the cache where it has them, computed otherwise.
 
-    Memory does not grow with the number of images. The float16 files are what is used even right
-    after they were computed, so a run gives the same with a cold and a warm cache.
+    Memory does not grow with the number of images. The files are what is used even right after they
+    were computed, so a run gives the same with a cold and a warm cache. Of several processes each
+    makes files of its own; two never write one, and neither do two runs at once.
 
     Args:
         samples: images, those of a class and split side by side.
@@ -124,120 +151,105 @@ def compute_features(
     """
     cache = Path(cache).expanduser()
     groups = [list(g) for _, g in groupby(samples, key=lambda s: (s.class_name, s.split))]
-    maps: list[NDArray[np.float16]] = []
+    remove_leftovers(cache, ".npy")
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        keys = distributed.shared(
+            [_key(g, backbone, image_size, cache, pool) for g in distributed.shard(groups)]
+        )
+        files = [FeatureFile(cache, key) for part in keys for key in part]
+        turns = distributed.turns(len(groups))
+        total = sum(len(groups[i]) for turn in turns for i in turn)
+        with Progress(console, "features", total) as progress:
+            work = _Work(backbone, image_size, torch.device(device), pool, progress, console)
+            for turn in turns:
+                for i in turn:
+                    work.make_sure_of(files[i], groups[i])
+                distributed.barrier()
+    return _opened(files, groups, strict, console)
+
+
+def _opened(
+    files: Sequence[FeatureFile],
+    groups: Sequence[Sequence[Sample]],
+    strict: bool,
+    console: Console | None,
+) -> Features:
+    """All files together, without the images that could not be read, which are named."""
+    maps: list[StoredMaps] = []
     kept: list[Sample] = []
     places: list[tuple[int, int]] = []
     skipped: list[Path] = []
-    with (
-        ThreadPoolExecutor(max(1, workers)) as pool,
-        Progress(console, "features", len(samples)) as progress,
-    ):
-        for members in groups:
-            file = _CacheFile(cache, _key(members, backbone, image_size, pool))
-            if not file.is_usable(console):
-                shape = (len(members), *backbone.feature_size(image_size), backbone.channels)
-                batches = _batches(members, backbone, image_size, device, pool, progress)
-                file.write(shape, batches)
-            else:
-                progress.advance(len(members))
-            array, unreadable = file.read()
-            _report_unreadable(members, unreadable, strict, console)
-            readable = [i for i in range(len(members)) if i not in unreadable]
-            places += [(len(maps), i) for i in readable]
-            kept += [members[i] for i in readable]
-            skipped += [members[i].path for i in unreadable]
-            maps.append(array)
+    for file, members in zip(files, groups, strict=True):
+        stored, unreadable = file.open()
+        _report_unreadable(members, unreadable, strict, console)
+        readable = [i for i in range(len(members)) if i not in unreadable]
+        places += [(len(maps), i) for i in readable]
+        kept += [members[i] for i in readable]
+        skipped += [members[i].path for i in unreadable]
+        maps.append(stored)
     return Features(tuple(kept), tuple(skipped), tuple(maps), tuple(places))
 
 
-class _CacheFile:
-    """The features of one class and split: an array, and a JSON file that vouches for it."""
+@dataclass(frozen=True)
+class _Work:
+    """What it takes to make a file of features."""
 
-    def __init__(self, folder: Path, key: str) -> None:
-        self.array = folder / f"{key}.npy"
-        self.record = folder / f"{key}.json"
+    backbone: FeatureExtractor
+    image_size: int
+    device: torch.device
+    pool: ThreadPoolExecutor
+    progress: Progress
+    console: Console | None
 
-    def is_usable(self, console: Console | None) -> bool:
-        """Whether both files are there and whole; says so where they are there, but damaged."""
-        if not self.record.exists():
-            return False
-        try:
-            self.read()
-            expected = json.loads(self.record.read_text())["sha256"]
-            damage = "" if _digest(self.array) == expected else "its checksum is wrong"
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            damage = str(error) or type(error).__name__
-        if damage and console is not None:
-            console.print(f"The cached features {self.array} are damaged ({damage}): made again.")
-        return not damage
+    def make_sure_of(self, file: FeatureFile, samples: Sequence[Sample]) -> None:
+        """Make a file unless it is there and whole; says so where it is there, but damaged."""
+        if file.damage(self.pool) != "":
+            with claimed(file.array):
+                damage = file.damage(self.pool)  # again: another process may just have made it
+                if damage and self.console is not None:
+                    self.console.print(
+                        f"The cached features {file.array} are damaged ({damage}): made again."
+                    )
+                if damage != "":
+                    shape = (*self.backbone.feature_size(self.image_size), self.backbone.channels)
+                    file.write((len(samples), *shape), self._batches(samples, shape))
+                    return
+        self.progress.advance(len(samples))
 
-    def read(self) -> tuple[NDArray[np.float16], dict[int, str]]:
-        """The array (N, H, W, C) as a memory map, and why some of its rows have no image."""
-        unreadable = json.loads(self.record.read_text())["unreadable"]
-        array = np.load(self.array, mmap_mode="r", allow_pickle=False)
-        return array, {int(row): reason for row, reason in unreadable.items()}
+    def _batches(
+        self, samples: Sequence[Sample], shape: tuple[int, ...]
+    ) -> Iterator[tuple[Maps, dict[int, str]]]:
+        """The features of each batch; the rows of unreadable images are zero.
 
-    def write(self, shape: tuple[int, ...], batches: Iterable[_Rows]) -> None:
-        """Write the array batch by batch, then the record; rows of unreadable images are zero.
-
-        Not through a memory map, as a full disk would end the process there, not raise.
+        While the backbone works on one batch, the next is decoded.
         """
-        unreadable: dict[int, str] = {}
-        header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-        with replacing(self.array) as temporary:
-            with temporary.open("wb") as file:
-                np.lib.format.write_array_header_1_0(file, header)
-                for maps, failures in batches:
-                    file.write(maps.tobytes())
-                    unreadable |= failures
-            checksum = _digest(temporary)
-        with replacing(self.record) as temporary:
-            temporary.write_text(json.dumps({"sha256": checksum, "unreadable": unreadable}))
+        coming = self._decode(samples[:_BATCH])
+        for start in range(0, len(samples), _BATCH):
+            futures = coming
+            coming = self._decode(samples[start + _BATCH : start + 2 * _BATCH])
+            images, failures = {}, {}
+            for row, future in enumerate(futures):
+                try:
+                    images[row] = future.result()
+                except UnreadableImage as error:
+                    failures[start + row] = str(error)
+            maps = np.zeros((len(futures), *shape), np.float16)
+            if images:
+                with torch.inference_mode():
+                    found = self.backbone(torch.stack(list(images.values())).to(self.device))
+                maps[list(images)] = _to_float16(found)
+            yield maps, failures
+            self.progress.advance(len(futures))
+
+    def _decode(self, samples: Sequence[Sample]) -> list[Future[Tensor]]:
+        size = (self.image_size, self.image_size)
+        return [self.pool.submit(load_image, sample.path, size) for sample in samples]
 
 
-def _batches(
-    samples: Sequence[Sample],
-    backbone: FeatureExtractor,
-    image_size: int,
-    device: torch.device | str,
-    pool: ThreadPoolExecutor,
-    progress: Progress,
-) -> Iterator[_Rows]:
-    """The features of each batch; the rows of unreadable images are zero.
-
-    While the backbone works on one batch, the next is decoded.
-    """
-    size = (image_size, image_size)
-    shape = (*backbone.feature_size(image_size), backbone.channels)
-    starts = range(0, len(samples), _BATCH)
-
-    def decode(start: int) -> list[Future[Tensor]]:
-        return [pool.submit(load_image, s.path, size) for s in samples[start : start + _BATCH]]
-
-    coming = decode(0)
-    for start in starts:
-        futures, coming = coming, decode(start + _BATCH)
-        images, failures = {}, {}
-        for row, future in enumerate(futures):
-            try:
-                images[row] = future.result()
-            except UnreadableImage as error:
-                failures[start + row] = str(error)
-        maps = np.zeros((len(futures), *shape), np.float16)
-        if images:
-            with torch.inference_mode():
-                found = backbone(torch.stack(list(images.values())).to(device))
-            maps[list(images)] = _to_float16(found)
-        yield maps, failures
-        progress.advance(len(futures))
-
-
-def _to_float16(maps: Tensor) -> NDArray[np.float16]:
+def _to_float16(maps: Tensor) -> Maps:
     """(B, C, H, W) -> (B, H, W, C); what float16 can't hold becomes its largest value."""
     largest = torch.finfo(torch.float16).max
-    array: NDArray[np.float16] = (
-        maps.permute(0, 2, 3, 1).clamp(-largest, largest).half().cpu().numpy()
-    )
+    array: Maps = maps.permute(0, 2, 3, 1).clamp(-largest, largest).half().cpu().numpy()
     return array
 
 
@@ -264,13 +276,50 @@ def _report_unreadable(
 
 
 def _key(
-    samples: Sequence[Sample], backbone: FeatureExtractor, size: int, pool: ThreadPoolExecutor
+    samples: Sequence[Sample],
+    backbone: FeatureExtractor,
+    size: int,
+    cache: Path,
+    pool: ThreadPoolExecutor,
 ) -> str:
-    """A digest of everything that the features of a class depend on."""
-    key = hashlib.sha256(f"{_FORMAT} {backbone.fingerprint} {size}".encode())
-    for digest in pool.map(_digest_or_nothing, [sample.path for sample in samples]):
+    """A digest of everything that the features of a class depend on.
+
+    Images are read for it only where one of them, or its times, has changed since the last run.
+    """
+    start = time.time()
+    paths = [sample.path for sample in samples]
+    base = f"{FORMAT} {backbone.fingerprint} {size}"
+    seen, changed = _state(base, paths)
+    memory = cache / f"{seen}.key"
+    with suppress(OSError, ValueError):
+        known = memory.read_text()
+        if len(bytes.fromhex(known)) == hashlib.sha256().digest_size:
+            return known
+    key = hashlib.sha256(base.encode())
+    for digest in pool.map(_digest_or_nothing, paths):
         key.update(digest.encode() + b" ")
+    if changed < start - _SETTLED:
+        with suppress(GradError), replacing(memory) as temporary:
+            temporary.write_text(key.hexdigest())
     return key.hexdigest()
+
+
+def _state(base: str, paths: Sequence[Path]) -> tuple[str, float]:
+    """A digest of what the file system knows of files, and when the last of them changed.
+
+    Whatever writes to a file sets its time of change (ctime), and nobody can set it back.
+    """
+    state, latest = hashlib.sha256(base.encode()), 0.0
+    for path in paths:
+        try:
+            found = path.stat()
+        except OSError:
+            latest = math.inf
+            continue
+        numbers = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        state.update(f"{path.absolute()} {numbers}\n".encode())
+        latest = max(latest, found.st_ctime)
+    return state.hexdigest(), latest
 
 
 def _digest_or_nothing(path: Path) -> str:

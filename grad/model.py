@@ -216,11 +216,13 @@ class GRAD(nn.Module):
         model.fusion.to(memory_format=torch.channels_last)  # grids keep their own layout
         return model
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, jitter_state: Tensor | None = None) -> Tensor:
         """The normal version of feature maps, before refinement.
 
         Args:
             features: (B, C, H, W), channels_last memory best (any other is converted once).
+            jitter_state: what the noise in training comes from, as :func:`grad.ops.jitter_noise`
+                takes it; None draws one from torch's generator.
 
         Returns:
             (B, C, H, W), channels_last; in the autocast dtype under autocast.
@@ -233,28 +235,53 @@ class GRAD(nn.Module):
         if self.local is None:
             normal = self._global_values(features)  # (B*H*W, C)
         elif self.global_ is None:
-            normal = self._local_values(rows)  # (B*H*W, C)
+            normal = self._local_values(rows, jitter_state)  # (B*H*W, C)
         else:
-            normal = self._both_values(features, rows)  # (B*H*W, 2C), [global, local]
+            normal = self._both_values(features, rows, jitter_state)  # (B*H*W, 2C), [global, local]
         prediction: Tensor = self.fusion(to_maps(normal, features))
         return prediction
 
-    def loss_and_score(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_and_score(
+        self, features: Tensor, jitter_state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Training loss and score map of the refined prediction (paper, equations 5 to 8).
 
         Args:
             features: (B, C, H, W).
+            jitter_state: as in :meth:`forward`.
 
         Returns:
             loss, scalar float32; score, (B, H, W) float32: the distance of each pixel from normal.
         """
         batch, _, height, width = features.shape
-        prediction = to_rows(self(features))
+        prediction = to_rows(self(features, jitter_state))
         rows = to_rows(features).to(prediction.dtype)
         loss, score = ops.refine(rows, prediction, mode=self.settings.refine)
         return loss, score.view(batch, height, width)
 
-    def _both_values(self, features: Tensor, rows: Tensor) -> Tensor:
+    def coordinates(self, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Where the grids are asked for these features: the lookups' coordinates, without jitter.
+
+        Args:
+            features: (B, C, H, W).
+
+        Returns:
+            local, (B, H, W, D), and global, (B, D), in [-1, 1]; None for a part that is not there.
+
+        Raises:
+            ValueError: if C, H, W are not those that the model was made for.
+        """
+        self._check_shape(features)
+        local = global_ = None
+        if self.local is not None:
+            hidden = self.local.hidden(to_rows(features))  # (B*H*W, C)
+            coords = torch.tanh(self.local.coords(hidden))  # (B*H*W, D)
+            local = coords.view(features.shape[0], *features.shape[2:], -1)
+        if self.global_ is not None:
+            global_ = self.global_.coords(features)
+        return local, global_
+
+    def _both_values(self, features: Tensor, rows: Tensor, jitter_state: Tensor | None) -> Tensor:
         assert self.local is not None and self.global_ is not None
         return ops.lookup(
             self.global_.coords(features),
@@ -264,9 +291,10 @@ class GRAD(nn.Module):
             self.local.coords.bias,
             self.local.grid.values,
             jitter=self.jitter if self.training else None,
+            jitter_state=jitter_state,
         )
 
-    def _local_values(self, rows: Tensor) -> Tensor:
+    def _local_values(self, rows: Tensor, jitter_state: Tensor | None) -> Tensor:
         assert self.local is not None
         return ops.project(
             self.local.hidden(rows),
@@ -274,6 +302,7 @@ class GRAD(nn.Module):
             self.local.coords.bias,
             self.local.grid.values,
             jitter=self.jitter if self.training else None,
+            jitter_state=jitter_state,
         )
 
     def _global_values(self, features: Tensor) -> Tensor:
@@ -299,12 +328,20 @@ def to_rows(maps: Tensor) -> Tensor:
 def to_maps(rows: Tensor, like: Tensor) -> Tensor:
     """(B*H*W, C) -> (B, C, H, W) in channels_last memory, with B, H and W of ``like``."""
     batch, _, height, width = like.shape
-    return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
+    return rows.view(batch, height, width, rows.shape[1]).permute(0, 3, 1, 2)
 
 
 def count_parameters(model: nn.Module) -> int:
     """Number of trainable values, grids included."""
     return sum(p.numel() for p in model.parameters())
+
+
+def describe(model: GRAD) -> str:
+    """A model's size in words."""
+    return (
+        f"{model.settings.preset}: {count_parameters(model) / 1e6:.1f} M parameters, "
+        f"{count_flops(model) / 1e9:.1f} GFLOP an image without the backbone"
+    )
 
 
 def count_flops(model: GRAD) -> int:

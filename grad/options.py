@@ -57,20 +57,15 @@ def parse_options(
         GradError: an unknown option, a wrong value, a file that can't be read.
         SystemExit: ``--help`` was asked for.
     """
-    parser = ArgumentParser(prog=f"grad {command}", description=description, exit_on_error=False)
-    if config_file:
-        parser.add_argument(
-            "--config", action="config", help="YAML file with options, named as below."
-        )
-    types = typing.get_type_hints(kind)
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    for field in fields:
-        _add(parser, field, types[field.name])
-    try:
-        values = parser.parse_args(arguments)
-    except (ArgumentError, TypeError, ValueError, OSError) as error:
-        raise GradError(_one_sentence(str(error))) from None
-    return kind(**{field.name: values[field.name] for field in fields})
+    parser = _parser(kind, command, description, config_file)
+    return kind(**_parse(parser, kind, arguments))
+
+
+def given_options(
+    kind: type[Any], arguments: Sequence[str] | None = None, *, config_file: bool = False
+) -> dict[str, Any]:
+    """The values of those options alone that were given; arguments as of :func:`parse_options`."""
+    return _parse(_parser(kind, "", "", config_file), kind, arguments, defaults=False)
 
 
 def flag(name: str) -> str:
@@ -97,11 +92,39 @@ def exit_code(work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except GradError as error:
-        print(error, file=sys.stderr)
+        if str(error):  # another process has said it
+            print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
+
+
+def _parser(kind: type[Any], command: str, description: str, config_file: bool) -> ArgumentParser:
+    parser = ArgumentParser(prog=f"grad {command}", description=description, exit_on_error=False)
+    if config_file:
+        parser.add_argument(
+            "--config", action="config", help="YAML file with options, named as below."
+        )
+    types = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        _add(parser, field, types[field.name])
+    return parser
+
+
+def _parse(
+    parser: ArgumentParser,
+    kind: type[Any],
+    arguments: Sequence[str] | None,
+    *,
+    defaults: bool = True,
+) -> dict[str, Any]:
+    try:
+        values = parser.parse_args(arguments, defaults=defaults)
+    except (ArgumentError, TypeError, ValueError, OSError) as error:
+        raise GradError(_one_sentence(str(error))) from None
+    names = [field.name for field in dataclasses.fields(kind)]
+    return {name: values[name] for name in names if name in values}
 
 
 def _add(parser: ArgumentParser, field: dataclasses.Field[Any], kind: Any) -> None:

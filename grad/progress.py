@@ -31,10 +31,10 @@ class Progress:
     Args:
         console: where it is drawn; None, or not a terminal: nowhere.
         description: what is being done.
-        total: number of images.
+        total: number of images, None where it is not known.
     """
 
-    def __init__(self, console: Console | None, description: str, total: int) -> None:
+    def __init__(self, console: Console | None, description: str, total: int | None) -> None:
         shown = console is not None and console.is_terminal
         self._bar = RichProgress(
             TextColumn("{task.description}"),

@@ -16,14 +16,16 @@ from grad.data import Dataset, load_mask
 from grad.evaluation import MASK_RULE, evaluate, metrics_table, write_metrics
 from grad.features import Features
 from grad.metrics import ClassReport, summarize
-from grad.model import GRAD
+from grad.model import GRAD, describe
 from grad.records import FILE_NAME as RECORDS
 from grad.records import ImageRecord, Recorder, write_records
+from grad.report import About, Gallery, ModelPart, sample_coordinates, write_report
 from grad.splits import TrainingSplit
 from grad.verdicts import judge, show_thresholds
 from grad.visualize import ExamplePicker, save_examples
 
 METRICS = "metrics.json"
+REPORT = "report.html"
 
 
 @dataclass
@@ -35,12 +37,18 @@ class Results:
         calibrations: the calibration of each class's model.
         recorder: the records of all test images.
         picker: the best and worst of each class.
+        gallery: the images that the report shows.
+        models: of each model what only the report shows.
+        exact: whether pixel metrics are exact for any number of pixels, which are then all kept.
     """
 
     reports: dict[str, ClassReport] = field(default_factory=dict)
     calibrations: dict[str, Calibration] = field(default_factory=dict)
     recorder: Recorder = field(default_factory=Recorder)
     picker: ExamplePicker = field(default_factory=ExamplePicker)
+    gallery: Gallery = field(default_factory=Gallery)
+    models: list[ModelPart] = field(default_factory=list)
+    exact: bool = False
 
     def add(
         self,
@@ -49,6 +57,9 @@ class Results:
         image_size: int,
         classes: Sequence[str],
         console: Console,
+        *,
+        train: Features | None = None,
+        history: Mapping[str, Sequence[float]] | None = None,
     ) -> list[ImageRecord]:
         """Evaluate a model.
 
@@ -58,6 +69,8 @@ class Results:
             image_size: side of the anomaly maps, in pixels.
             classes: what to report on.
             console: where progress goes.
+            train: the images that the model was trained on, where they are at hand.
+            history: a value an epoch of ``"loss"`` and the like, where it was trained just now.
 
         Returns:
             The records of the images.
@@ -66,14 +79,37 @@ class Results:
             GradError: scores are NaN; a mask can't be read.
         """
         before = len(self.recorder.records)
-        observers = (self.recorder, self.picker)
+        observers = (self.recorder, self.picker, self.gallery)
         self.reports |= evaluate(
-            model, test, image_size, observers, classes=classes, console=console
+            model,
+            test,
+            image_size,
+            observers,
+            classes=classes,
+            exact=self.exact,
+            console=console,
         )
+        coordinates = sample_coordinates(model, [test] if train is None else [train, test])
+        self.models.append(ModelPart(tuple(classes), describe(model), history or {}, coordinates))
         return self.recorder.records[before:]
 
-    def write(self, out: Path, settings: Mapping[str, Any], console: Console) -> None:
+    def write(
+        self,
+        out: Path,
+        settings: Mapping[str, Any],
+        about: About,
+        console: Console,
+        *,
+        workers: int = 1,
+    ) -> None:
         """Write everything to a folder and show the tables.
+
+        Args:
+            out: the folder.
+            settings: the section of that name in metrics.json.
+            about: what the report says of the run.
+            console: where progress and tables go.
+            workers: threads that decode images for the report.
 
         Raises:
             GradError: a file can't be written.
@@ -86,7 +122,16 @@ class Results:
         write_metrics(out / METRICS, summary)
         write_records(out / RECORDS, records)
         save_examples(out / "examples", self.picker.examples())
-        # The report is written here.
+        write_report(
+            out / REPORT,
+            about,
+            metrics=summary,
+            records=records,
+            models=self.models,
+            gallery=self.gallery,
+            workers=workers,
+            console=console,
+        )
         console.print(metrics_table(summary))
         _show_reasons(summary, console)
         show_thresholds(summary["thresholds"], console)

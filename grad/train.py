@@ -4,6 +4,10 @@
 - ``python -m grad.train --data DIR``: a folder of images, one model for all classes.
 - ``python -m grad.train --data DIR --classes a,b --separate``: one model a class.
 - ``python -m grad.train --config runs/NAME/config.yaml``: as an earlier run.
+- ``python -m grad.train --resume runs/NAME``: a run that stopped goes on.
+- ``torchrun --nproc-per-node 2 -m grad.train --data DIR``: on two GPUs, or in two processes.
+- ``torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500
+  -m grad.train --data DIR``, on each of two machines: on their 16 GPUs.
 """
 
 from __future__ import annotations
@@ -20,10 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for a user's error, 130 for Ctrl-C."""
 
     def work() -> None:
-        from grad.config import parse  # imports torch, which may be what is wrong
+        from grad import distributed  # imports torch, which may be what is wrong
+        from grad.config import parse
         from grad.experiment import run
 
-        run(parse(arguments), Console())
+        run(distributed.said_once(lambda: parse(arguments)), Console())
 
     return exit_code(work)
 

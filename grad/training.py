@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import MultiStepLR
 
-from grad.errors import GradError
+from grad import distributed
+from grad.batches import Loader, OnDevice, batches
 from grad.features import Features
+from grad.loss_watch import LossWatch
 from grad.model import GRAD, Grid
 from grad.progress import Progress
+from grad.training_state import History, TrainingState
+from grad.training_step import TrainingStep
 
 Precision = Literal["float32", "bfloat16"]
 
-_CHECK_SECONDS = 1.0  # how often the loss is looked at, which waits for the device
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -53,20 +56,28 @@ class Schedule:
         drops = (self.epochs * 2 // 5, self.epochs * 4 // 5) if self.drops is None else self.drops
         return sorted(epoch for epoch in drops if epoch > 0)
 
+    def learning_rates(self, epoch: int) -> tuple[float, float]:
+        """Of the networks and of the grids, in an epoch counted from 0."""
+        drop = 0.1 ** sum(milestone <= epoch for milestone in self.milestones)
+        return self.learning_rate * drop, self.grid_learning_rate * drop
+
 
 @dataclass(frozen=True)
 class Fit:
     """What became of a training run.
 
     Attributes:
-        epochs: completed epochs.
+        history: loss, learning rate and seconds of each completed epoch.
         interrupted: whether Ctrl-C ended it early.
-        losses: mean loss of each completed epoch.
     """
 
-    epochs: int
+    history: History
     interrupted: bool
-    losses: tuple[float, ...]
+
+    @property
+    def epochs(self) -> int:
+        """Completed epochs."""
+        return self.history.epochs
 
 
 def fit(
@@ -76,12 +87,17 @@ def fit(
     *,
     seed: int = 0,
     precision: Precision = "float32",
+    folder: Path | None = None,
+    features_on_device: OnDevice = "auto",
+    sync_batch_norm: bool = True,
+    compile_step: bool = False,
     console: Console | None = None,
 ) -> Fit:
     """Train a model in place, on the device where it is; the last epoch is the result.
 
     Seeds torch's global generator, which the coordinate jitter draws from. Ctrl-C ends training
-    and leaves the model with what it has learned so far.
+    and leaves the model with what it has learned so far. Several processes share each batch
+    (:mod:`grad.distributed`), and all end with the same model.
 
     Args:
         model: freshly made.
@@ -89,44 +105,81 @@ def fit(
         schedule: epochs, rates and so on.
         seed: of the order of images and of the jitter.
         precision: of the fusion network and the heads; bfloat16 by autocast.
+        folder: keeps the state of training after each epoch; where it holds one already, training
+            goes on from there and ends as if it had never stopped. None: nothing is kept.
+        features_on_device: see :class:`grad.batches.Loader`.
+        sync_batch_norm: whether batch statistics are those of all processes' images, as they would
+            be in one process, or each process has its own.
+        compile_step: whether torch compiles the network.
         console: where progress goes; None for silence.
 
     Raises:
-        GradError: the loss is NaN or infinite; the message names the files of the batch.
+        GradError: the loss is NaN or infinite, the message names the files of the batch; the state
+            can't be written, or belongs to another training.
     """
     device = next(model.parameters()).device
     optimizer = make_optimizer(model, schedule)
-    scheduler = MultiStepLR(optimizer, schedule.milestones, gamma=0.1)
     order = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    losses: list[float] = []
-    watch = _LossWatch(device, features, epoch=0)
-    model.train()
-    try:
-        with Progress(console, "training", schedule.epochs * len(features)) as progress:
-            for epoch in range(schedule.epochs):
-                watch = _LossWatch(device, features, epoch)
+    belongs_to = {"seed": seed, "data": features.digest(), "model": asdict(model.settings)}
+    with (
+        TrainingState(folder, model, optimizer, order, belongs_to) as state,
+        Progress(console, "training", schedule.epochs * len(features)) as progress,
+    ):
+        history = state.restore()
+        if history.epochs >= schedule.epochs:
+            return Fit(history, interrupted=False)
+        _report_start(console, history.epochs, schedule)
+        progress.advance(history.epochs * len(features))
+        loader = Loader(features, device, _DTYPES[precision], features_on_device)
+        step = TrainingStep(
+            model,
+            optimizer,
+            clip=schedule.clip,
+            autocast=precision == "bfloat16",
+            sync_batch_norm=sync_batch_norm,
+            compiled_for=schedule.batch_size if compile_step else None,
+        )
+        model.train()
+        try:
+            for epoch in range(history.epochs, schedule.epochs):
                 start = time.perf_counter()
-                for batch in batches(len(features), schedule.batch_size, order):
-                    images = load_batch(features, batch, device, precision)
-                    with torch.autocast(
-                        device.type, torch.bfloat16, enabled=precision == "bfloat16"
-                    ):
-                        loss, _ = model.loss_and_score(images)
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
-                    optimizer.step()
-                    progress.advance(len(batch), watch.add(loss, batch))
-                scheduler.step()
-                losses.append(watch.mean())
-                _report_epoch(console, epoch, schedule, losses[-1], len(features), start)
+                rates = _set_learning_rates(optimizer, schedule, epoch)
+                watch = LossWatch(device, features, epoch)
+                loss = _train_epoch(
+                    step,
+                    loader,
+                    batches(len(features), schedule.batch_size, order),
+                    watch,
+                    progress,
+                )
+                history = history.followed_by(loss, rates[0], time.perf_counter() - start)
+                state.save(history)
+                _report_epoch(console, history, schedule, len(features))
+        except KeyboardInterrupt:
+            return Fit(history, interrupted=True)
+        finally:
+            model.eval()
+    return Fit(history, interrupted=False)
+
+
+def _train_epoch(
+    step: TrainingStep,
+    loader: Loader,
+    whole: Sequence[Sequence[int]],
+    watch: LossWatch,
+    progress: Progress,
+) -> float:
+    """Train on all batches, each process on its part of them; returns the mean loss."""
+    parts = [distributed.shard(batch) for batch in whole]
+    try:
+        for batch, images in zip(whole, loader.load(parts), strict=True):
+            progress.advance(len(batch), watch.add(step(images, len(batch)), batch))
     except KeyboardInterrupt:
         watch.check()
-        return Fit(len(losses), True, tuple(losses))
-    finally:
-        model.eval()
-    return Fit(len(losses), False, tuple(losses))
+        raise
+    step.finish_epoch()
+    return watch.mean()
 
 
 def make_optimizer(model: nn.Module, schedule: Schedule) -> AdamW:
@@ -141,29 +194,6 @@ def make_optimizer(model: nn.Module, schedule: Schedule) -> AdamW:
     return AdamW(groups, weight_decay=schedule.weight_decay, fused=True)
 
 
-def batches(count: int, size: int, order: torch.Generator) -> list[list[int]]:
-    """All indices in random order, in batches.
-
-    The last, incomplete batch is kept; but a single image left over joins the batch before, as
-    batch normalisation would learn from one image alone.
-    """
-    split = [b.tolist() for b in torch.randperm(count, generator=order).split(size)]
-    if len(split) > 1 and len(split[-1]) == 1:
-        split[-2:] = [split[-2] + split[-1]]
-    return split
-
-
-def load_batch(
-    features: Features, indices: Sequence[int], device: torch.device, precision: Precision
-) -> Tensor:
-    """(B, C, H, W) channels_last on the device, in the dtype that the network computes in."""
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    stored = features.batch(indices)
-    if device.type == "cuda":
-        stored = stored.pin_memory()
-    return stored.to(device, non_blocking=True).to(dtype)
-
-
 def choose_precision(device: torch.device) -> Precision:
     """bfloat16 where the hardware multiplies it natively, as emulation is many times slower.
 
@@ -176,60 +206,30 @@ def choose_precision(device: torch.device) -> Precision:
     return "bfloat16" if native else "float32"
 
 
-class _LossWatch:
-    """The loss of an epoch, gathered on the device and looked at now and then."""
+def _set_learning_rates(optimizer: AdamW, schedule: Schedule, epoch: int) -> tuple[float, float]:
+    """Returns them: of the networks, of the grids."""
+    rates = schedule.learning_rates(epoch)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    return rates
 
-    def __init__(self, device: torch.device, features: Features, epoch: int) -> None:
-        self._features, self._epoch = features, epoch
-        self._sum = torch.zeros((), device=device, dtype=torch.float64)
-        self._first_bad = torch.full((), math.inf, device=device)
-        self._batches: list[list[int]] = []
-        self._images = 0
-        self._looked = time.perf_counter()
 
-    def add(self, loss: Tensor, batch: list[int]) -> str | None:
-        """Take in a step's loss; a text for the progress bar when it was looked at."""
-        loss = loss.detach()
-        bad = torch.where(loss.isfinite(), math.inf, float(len(self._batches)))
-        self._first_bad = torch.minimum(self._first_bad, bad)
-        self._sum += loss * len(batch)
-        self._batches.append(batch)
-        self._images += len(batch)
-        if time.perf_counter() - self._looked < _CHECK_SECONDS:
-            return None
-        self._looked = time.perf_counter()
-        return f"epoch {self._epoch + 1}, loss {self.mean():.4g}"
-
-    def mean(self) -> float:
-        """Mean loss so far, an image's weight being one; checked."""
-        self.check()
-        return float(self._sum.item() / self._images)
-
-    def check(self) -> None:
-        """Look for a loss that is no number.
-
-        Raises:
-            GradError: there is one; the files of its batch are named.
-        """
-        first_bad = self._first_bad.item()
-        if math.isfinite(first_bad):
-            step = int(first_bad)
-            files = ", ".join(str(self._features.samples[i].path) for i in self._batches[step])
-            raise GradError(
-                f"The loss became NaN or infinite in epoch {self._epoch + 1}, step {step + 1}, "
-                f"with the images {files}: look for a broken one among them, or train with a "
-                "lower --learning-rate or --precision float32."
-            )
+def _report_start(console: Console | None, completed: int, schedule: Schedule) -> None:
+    if console is not None and completed:
+        console.print(
+            f"Training goes on: {completed} of {schedule.epochs} epochs are completed.",
+            highlight=False,
+        )
 
 
 def _report_epoch(
-    console: Console | None, epoch: int, schedule: Schedule, loss: float, images: int, start: float
+    console: Console | None, history: History, schedule: Schedule, images: int
 ) -> None:
     """A line an epoch where no bar can be drawn."""
     if console is None or console.is_terminal:
         return
-    speed = images / (time.perf_counter() - start)
     console.print(
-        f"epoch {epoch + 1}/{schedule.epochs}: loss {loss:.4g}, {speed:,.0f} images/s",
+        f"epoch {history.epochs}/{schedule.epochs}: loss {history.loss[-1]:.4g}, "
+        f"{images / history.seconds[-1]:,.0f} images/s",
         highlight=False,
     )

@@ -1,9 +1,16 @@
-"""Helpers and fixtures that the tests of the operators share."""
+"""Helpers and fixtures that tests share."""
 
+from pathlib import Path
+
+import browser as chromium
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from grad.data import Sample
+from grad.features import Features
 from grad.ops import library
 
 # Error against float64, relative to the size of the whole result.
@@ -19,6 +26,12 @@ def device(request) -> torch.device:
         if not library.is_reference_forced() and not library.load().build_info()["cuda"]:
             pytest.skip("grad._C was built without CUDA")
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium; pages are opened with ``watched_page`` of ``browser.py``."""
+    yield from chromium.launch()
 
 
 def normal(*shape: int, seed: int = 0, dtype=torch.float64, device="cpu") -> Tensor:
@@ -149,3 +162,60 @@ LAYOUTS = [
     "every other column",
     "every other row",
 ]
+
+
+class MapsInMemory:
+    """Feature maps (N, H, W, C) as :class:`grad.feature_file.StoredMaps` gives them."""
+
+    key = "in memory"
+
+    def __init__(self, maps: Tensor) -> None:
+        self._maps = maps.half().numpy()
+        self.shape = self._maps.shape
+
+    def read_into(self, row, maps):
+        maps[:] = self._maps[row]
+
+
+def make_features(count=9, seed=0, *, shape=(6, 3, 3), broken=None, class_name="a"):
+    """Features (C, H, W) that are one pattern with a little noise; NaN in one image if asked."""
+    channels, *size = shape
+    generator = torch.Generator().manual_seed(seed)
+    pattern = torch.randn(1, *size, channels, generator=generator)
+    maps = pattern + 0.1 * torch.randn(count, *size, channels, generator=generator)
+    if broken is not None:
+        maps[broken] = torch.nan
+    samples = tuple(Sample(Path(f"{i}.png"), class_name, "train") for i in range(count))
+    return Features(samples, (), (MapsInMemory(maps),), tuple((0, i) for i in range(count)))
+
+
+def make_images(root, *, classes=("a", "b", "c"), train=0, test=4, size=24):
+    """Coloured noise as files in MVTec AD's layout; a defect is a dark square, with its mask.
+
+    Returns the samples of the test images.
+    """
+    rng, samples = np.random.default_rng(0), []
+    square = np.zeros((size, size), bool)
+    square[size // 4 : size // 2, size // 4 : size // 2] = True
+
+    def save(path, pixels):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
+        return path
+
+    for number, name in enumerate(classes):
+
+        def noise(number=number):
+            return rng.normal(80 + 50 * number, 12, (size, size, 3))
+
+        for i in range(train):
+            save(root / name / "train/good" / f"{name}{i}.png", noise())
+        for i in range(test + number):
+            path = save(root / name / "test/good" / f"{name}{i}.png", noise())
+            samples.append(Sample(path, name, "test"))
+        for i in range(test):
+            mask = save(root / name / "ground_truth/dark" / f"{name}{i}_mask.png", 255 * square)
+            path = root / name / "test/dark" / f"{name}{i}.png"
+            save(path, noise() - 60 * square[:, :, None])
+            samples.append(Sample(path, name, "test", True, "dark", mask))
+    return samples

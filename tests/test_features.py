@@ -167,7 +167,7 @@ def test_nothing_temporary_is_left_and_a_failure_leaves_nothing(compute, tmp_pat
     names = sorted(path.suffix for path in (tmp_path / "cache").iterdir())
     assert names == [".json", ".json", ".npy", ".npy"]
     record = next((tmp_path / "cache").glob("*.json"))
-    assert set(json.loads(record.read_text())) == {"sha256", "unreadable"}
+    assert set(json.loads(record.read_text())) == {"crc32", "unreadable"}
 
 
 def test_a_cache_that_cannot_be_written_is_a_sentence(samples, tmp_path):
@@ -184,7 +184,7 @@ def test_a_full_disk_is_a_sentence(samples, tmp_path, monkeypatch):
             temporary.symlink_to("/dev/full")
             yield temporary
 
-    monkeypatch.setattr("grad.features.replacing", full)
+    monkeypatch.setattr("grad.feature_file.replacing", full)
     with pytest.raises(GradError, match="No space left on device"):
         compute_features(samples, FakeBackbone(), SIZE, cache=tmp_path / "cache")
 

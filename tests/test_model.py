@@ -13,6 +13,7 @@ from grad.model import (
     to_maps,
     to_rows,
 )
+from grad.ops import reference
 
 TINY = ("grad-tiny", 12, 5, 4)
 
@@ -65,6 +66,25 @@ def test_forward_is_the_formula_with_grid_sample():
     global_map = values.reshape(3, 5, 4, 12).permute(0, 3, 1, 2)
     expected = model.fusion(torch.cat([global_map, local_map], dim=1))
     torch.testing.assert_close(model(features), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("parts", "dims"), [("local+global", 2), ("local", 1), ("global", 3)])
+def test_coordinates_are_those_that_the_grids_are_asked_for(parts, dims):
+    """Looking both grids up at them, by the specification, gives the fusion network's input."""
+    model = make(parts=parts, local_dims=dims, global_dims=dims).train()  # jitter would show
+    features = maps()
+    local, whole = model.coordinates(features)
+    values = []
+    if whole is not None:
+        assert whole.shape == (3, dims)
+        found = reference.interpolate(whole, model.global_.grid.values)
+        values.append(found.view(-1, 12))
+    if local is not None:
+        assert local.shape == (3, 5, 4, dims)
+        values.append(reference.interpolate(local.view(-1, dims), model.local.grid.values))
+    expected = model.eval().fusion(to_maps(torch.cat(values, dim=1), features))
+    torch.testing.assert_close(model(features), expected, rtol=1e-4, atol=1e-6)
+    assert (local is None, whole is None) == (parts == "global", parts == "local")
 
 
 @pytest.mark.parametrize("parts", ["local+global", "local", "global"])

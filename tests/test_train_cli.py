@@ -84,6 +84,9 @@ def test_a_run_writes_everything_and_is_repeatable(train, tmp_path, capsys):
         "config.yaml",
         "metrics.json",
         "records.jsonl",
+        "training.safetensors",
+        "history.json",
+        "report.html",
         "examples",
     }
     metrics = json.loads((tmp_path / "a/metrics.json").read_text())

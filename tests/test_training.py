@@ -1,26 +1,13 @@
-import dataclasses
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
+from conftest import make_features
 
-from grad.data import Sample
+from grad.batches import batches
 from grad.errors import GradError
-from grad.features import Features
 from grad.model import GRAD, Grid
-from grad.training import Schedule, batches, choose_precision, fit, make_optimizer
+from grad.training import Schedule, choose_precision, fit, make_optimizer
 
 SHAPE = (6, 3, 3)  # C, H, W
-
-
-def make_features(count=9, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    pattern = torch.randn(1, 3, 3, 6, generator=generator)
-    maps = pattern + 0.1 * torch.randn(count, 3, 3, 6, generator=generator)
-    samples = tuple(Sample(Path(f"{i}.png"), "a", "train") for i in range(count))
-    places = tuple((0, i) for i in range(count))
-    return Features(samples, (), (maps.numpy().astype(np.float16),), places)
 
 
 def make_model(seed=0):
@@ -74,8 +61,8 @@ def test_a_step_is_adamw_on_clipped_gradients():
 def test_the_loss_falls_and_the_result_is_in_evaluation_mode():
     model = make_model()
     result = fit(model, make_features(), Schedule(epochs=15, batch_size=4))
-    assert result.epochs == len(result.losses) == 15
-    assert result.losses[-1] < 0.5 * result.losses[0]
+    assert result.epochs == len(result.history.loss) == 15
+    assert result.history.loss[-1] < 0.5 * result.history.loss[0]
     assert not model.training and not result.interrupted
 
 
@@ -100,10 +87,7 @@ def test_batches_hold_every_image_once(count, size, sizes):
 
 
 def test_nan_stops_and_names_the_files_of_its_batch():
-    features = make_features(12)
-    broken = np.array(features._maps[0])
-    broken[7] = np.nan
-    features = dataclasses.replace(features, _maps=(broken,))
+    features = make_features(12, broken=7)
     order = batches(12, 4, torch.Generator().manual_seed(3))
     guilty = next(batch for batch in order if 7 in batch)
     with pytest.raises(GradError, match="NaN") as error:
@@ -133,7 +117,7 @@ def test_bfloat16_learns_too():
     result = fit(
         make_model(), make_features(), Schedule(epochs=8, batch_size=4), precision="bfloat16"
     )
-    assert result.losses[-1] < 0.8 * result.losses[0]
+    assert result.history.loss[-1] < 0.8 * result.history.loss[0]
 
 
 def test_precision_follows_the_hardware(monkeypatch):

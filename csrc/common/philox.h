@@ -18,24 +18,44 @@ struct JitterArgs {
   float probability;
   float std;
   bool per_batch;  // one coin for all rows
+  const int64_t* first_row;  // (1,) what row 0 is counted as, for a part of more rows; null: 0
 };
 
 struct Words {
   uint32_t w[4];
 };
 
-GRAD_HOST_DEVICE Words philox(uint64_t seed, uint64_t offset, uint64_t row) {
-  uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
-  Words c = {{static_cast<uint32_t>(offset), static_cast<uint32_t>(offset >> 32), static_cast<uint32_t>(row),
-              static_cast<uint32_t>(row >> 32)}};
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = uint64_t{c.w[0]} * 0xD2511F53u;
-    const uint64_t product1 = uint64_t{c.w[2]} * 0xCD9E8D57u;
-    c = {{static_cast<uint32_t>(product1 >> 32) ^ c.w[1] ^ key0, static_cast<uint32_t>(product1),
-          static_cast<uint32_t>(product0 >> 32) ^ c.w[3] ^ key1, static_cast<uint32_t>(product0)}};
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
+// The keys of the rounds: the seed's halves, each moved on by a constant of its own every round.
+struct PhiloxKey {
+  uint32_t k[2];
+
+  GRAD_HOST_DEVICE explicit PhiloxKey(uint64_t seed)
+      : k{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)} {}
+
+  GRAD_HOST_DEVICE void advance() {
+    k[0] += 0x9E3779B9u;
+    k[1] += 0xBB67AE85u;
   }
+};
+
+constexpr int kPhiloxRounds = 10;
+
+GRAD_HOST_DEVICE Words philox_counter(uint64_t offset, uint64_t row) {
+  return {{static_cast<uint32_t>(offset), static_cast<uint32_t>(offset >> 32), static_cast<uint32_t>(row),
+           static_cast<uint32_t>(row >> 32)}};
+}
+
+GRAD_HOST_DEVICE Words philox_round(const Words& c, const PhiloxKey& key) {
+  const uint64_t product0 = uint64_t{c.w[0]} * 0xD2511F53u;
+  const uint64_t product1 = uint64_t{c.w[2]} * 0xCD9E8D57u;
+  return {{static_cast<uint32_t>(product1 >> 32) ^ c.w[1] ^ key.k[0], static_cast<uint32_t>(product1),
+           static_cast<uint32_t>(product0 >> 32) ^ c.w[3] ^ key.k[1], static_cast<uint32_t>(product0)}};
+}
+
+GRAD_HOST_DEVICE Words philox(uint64_t seed, uint64_t offset, uint64_t row) {
+  Words c = philox_counter(offset, row);
+  PhiloxKey key(seed);
+  for (int round = 0; round < kPhiloxRounds; ++round, key.advance()) c = philox_round(c, key);
   return c;
 }
 
@@ -62,14 +82,15 @@ template <int D>
 GRAD_HOST_DEVICE void jitter_noise(const JitterArgs& jitter, int64_t row, float* noise) {
   const uint64_t seed = static_cast<uint64_t>(jitter.state[0]);
   const uint64_t offset = static_cast<uint64_t>(jitter.state[1]);
-  const Words words = philox(seed, offset, static_cast<uint64_t>(row));
+  const uint64_t place = static_cast<uint64_t>(row + (jitter.first_row ? *jitter.first_row : 0));
+  const Words words = philox(seed, offset, place);
   const uint32_t coin = jitter.per_batch ? philox(seed, offset, ~uint64_t{0}).w[0] : words.w[0];
   const bool chosen = uniform(coin) < jitter.probability;
   float normals[4] = {};
   if (chosen) {
     box_muller(words.w[2], words.w[3], normals);
     if (D > 2) {
-      const Words more = philox(seed, offset + 1, static_cast<uint64_t>(row));
+      const Words more = philox(seed, offset + 1, place);
       box_muller(more.w[0], more.w[1], normals + 2);
     }
   }

@@ -5,6 +5,7 @@
 #include "common/checks.h"
 #include "common/device.h"
 #include "jitter/jitter.h"
+#include "jitter/jitter_host.h"
 
 namespace grad {
 
@@ -12,15 +13,13 @@ namespace {
 
 at::Tensor jitter_noise_op(const at::Tensor& state, int64_t rows, int64_t dims, double probability,
                            double std, bool per_batch) {
-  check_shape(state.dim() == 1 && state.size(0) == 2 && state.scalar_type() == at::kLong, state, "state",
-              "(2,) int64, the pair (seed, offset)");
+  check_jitter_state(state, "state");
   TORCH_CHECK_VALUE(rows >= 0 && dims >= 1 && dims <= kMaxDims, "rows must be at least 0 and dims 1 to ",
                     kMaxDims, ", got ", rows, " and ", dims);
   const c10::DeviceGuard guard(state.device());
-  const at::Tensor pair = state.contiguous();
+  const at::Tensor numbers = state.contiguous();
   const at::Tensor noise = at::empty({rows, dims}, state.options().dtype(at::kFloat));
-  const JitterArgs jitter{data<int64_t>(pair), static_cast<float>(probability), static_cast<float>(std),
-                          per_batch};
+  const JitterArgs jitter = jitter_args(numbers, probability, std, per_batch);
   dispatch_dims(dims, [&](auto constant) {
     constexpr int D = decltype(constant)::value;
     if constexpr (kWithCuda) {
@@ -30,7 +29,7 @@ at::Tensor jitter_noise_op(const at::Tensor& state, int64_t rows, int64_t dims, 
       }
     }
     at::parallel_for(0, rows, 1024, [&](int64_t begin, int64_t end) {
-      for (int64_t n = begin; n < end; ++n) jitter_noise<D>(jitter, n, data<float>(noise) + n * D);
+      jitter_noise_cpu<D>(jitter, data<float>(noise), {begin, end});
     });
   });
   return noise;

@@ -13,6 +13,7 @@
 #include "common/device.h"
 #include "common/partition.h"
 #include "interpolate/interpolate_host.h"
+#include "jitter/jitter_host.h"
 #include "project/project_host.h"
 
 namespace grad {
@@ -34,8 +35,7 @@ void check_project(const ProjectInputs& inputs) {
   check_same_device(grid, inputs.grid_name, hidden, "hidden");
   if (inputs.jitter_state.has_value()) {
     const at::Tensor& state = *inputs.jitter_state;
-    check_shape(state.dim() == 1 && state.size(0) == 2 && state.scalar_type() == at::kLong, state,
-                "jitter_state", "(2,) int64, the pair (seed, offset)");
+    check_jitter_state(state, "jitter_state");
     check_same_device(state, "jitter_state", hidden, "hidden");
   }
 }
@@ -65,8 +65,7 @@ struct ProjectTensors {
             hidden.size(1),
             grid.size(-1),
             make_lattice(grid, inputs.align_corners, inputs.border),
-            {data<int64_t>(state), static_cast<float>(inputs.jitter_probability),
-             static_cast<float>(inputs.jitter_std), inputs.jitter_per_batch}};
+            jitter_args(state, inputs.jitter_probability, inputs.jitter_std, inputs.jitter_per_batch)};
   }
 };
 

@@ -1,6 +1,7 @@
 // Included by project_cpu.cpp once for each instruction set, inside its namespace.
 
 #include "interpolate/corners_cpu.inl"
+#include "jitter/jitter_cpu.inl"
 
 constexpr int kTileRows = 256;
 
@@ -28,12 +29,12 @@ struct Activations {
   }
 };
 
-// u_j = a_j + noise_j
+// u_j = a_j + noise_j for rows [begin, begin + count), (count, D).
 template <int D, typename A>
-inline void add_jitter(const JitterArgs& jitter, int64_t row, const A* a, A* u) {
-  float noise[D] = {};
-  if (jitter.state) jitter_noise<D>(jitter, row, noise);
-  for (int j = 0; j < D; ++j) u[j] = a[j] + noise[j];
+inline void add_jitter(const JitterArgs& jitter, int64_t begin, int count, const A* a, A* u) {
+  float noise[kTileRows * D] = {};
+  if (jitter.state) fill_noise<D>(jitter, begin, count, noise);
+  for (int i = 0; i < count * D; ++i) u[i] = a[i] + noise[i];
 }
 
 // Rows [begin, begin + count) with their place in the grid, and the order of their cells: rows that
@@ -47,11 +48,11 @@ class Tile {
   void fill(const ProjectArgs<T, G>& args, int64_t begin, int count, Prefetch&& prefetch) {
     count_ = count;
     int64_t keys[kTileRows];
+    A u[kTileRows * D];
     activations.fill(args, begin, count, prefetch);
+    add_jitter<D>(args.jitter, begin, count, activations.a, u);
     for (int i = 0; i < count; ++i) {
-      A u[D];
-      add_jitter<D>(args.jitter, begin + i, activations[i], u);
-      cells_[i] = locate<A, D>(u, args.lattice);
+      cells_[i] = locate<A, D>(u + i * D, args.lattice);
       keys[i] = cell_key(cells_[i], args.lattice);
     }
     sort(keys, key_count<D>(args.lattice));
@@ -218,7 +219,7 @@ void project_coords(const ProjectArgs<T, G>& args, Accumulate<T>* coords, Range 
   Activations<D, Accumulate<T>> a;
   for_tiles(rows, [&](int64_t begin, int count) {
     a.fill(args, begin, count, [](int) {});
-    for (int i = 0; i < count; ++i) add_jitter<D>(args.jitter, begin + i, a[i], coords + (begin + i) * D);
+    add_jitter<D>(args.jitter, begin, count, a.a, coords + begin * D);
   });
 }
 

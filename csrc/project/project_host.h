@@ -13,7 +13,7 @@ struct ProjectInputs {
   const at::Tensor& weight;                       // (D, Ch)
   const at::Tensor& bias;                         // (D,)
   const at::Tensor& grid;                         // (R_D, ..., R_1, C)
-  const std::optional<at::Tensor>& jitter_state;  // (2,) int64: seed, offset
+  const std::optional<at::Tensor>& jitter_state;  // (2,) or (3,) int64: seed, offset, first row
   double jitter_probability;
   double jitter_std;
   bool jitter_per_batch;

@@ -45,7 +45,7 @@ class Picture:
     def from_array(cls, array: NDArray[Any]) -> Picture:
         """Of an array (h, w), (h, w, 1), (h, w, 3) in the order RGB, or (h, w, 4) with alpha.
 
-        uint8; uint16, divided by 65535; floating point in [0, 1].
+        uint8; uint16, divided by 65535; floating point in [0, 1]; bool for black and white.
 
         Raises:
             ValueError: another shape or dtype, no pixels, NaN, values outside of [0, 1].
@@ -56,6 +56,8 @@ class Picture:
             raise ValueError(f"its shape is {array.shape}, GRAD takes (h, w), (h, w, 3), (h, w, 4)")
         if 0 in array.shape:
             raise ValueError(f"its shape is {array.shape}, it has no pixels")
+        if array.dtype == np.bool_:
+            array = array.astype(np.uint8) * 255
         if array.dtype == np.uint8:
             return cls((Image.fromarray(np.ascontiguousarray(array)).convert("RGB"),))
         if array.dtype != np.uint16 and array.dtype.kind != "f":

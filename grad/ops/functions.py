@@ -73,7 +73,7 @@ def project(
         bias: (D,).
         grid: (R_D, ..., R_1, C), dtype of ``hidden``, or float32 under 16-bit ``hidden``.
         jitter: noise on the coordinates, or None.
-        jitter_state: (2,) int64, the noise's (seed, offset); None draws one from torch's generator.
+        jitter_state: as in :func:`jitter_noise`; None draws one from torch's generator.
         align_corners, padding: as in :func:`interpolate`.
 
     Returns:
@@ -220,7 +220,8 @@ def jitter_noise(state: Tensor, rows: int, dims: int, jitter: Jitter) -> Tensor:
     """The noise that :func:`project` adds to the coordinates for a state.
 
     Args:
-        state: (2,) int64, (seed, offset).
+        state: (2,) or (3,) int64: seed, offset, and what the first of these rows is counted as,
+            where they are a part of more; 0 otherwise.
         rows: N.
         dims: D, 1..4.
         jitter: probability and standard deviation.

@@ -99,7 +99,7 @@ def project(
         bias: (D,).
         grid: (R_D, ..., R_1, C).
         jitter: noise on the coordinates, or None.
-        jitter_state: (2,) int64, the noise's (seed, offset); None draws one from torch's generator.
+        jitter_state: as in :func:`jitter_noise`; None draws one from torch's generator.
         align_corners, padding: as in :func:`interpolate`.
 
     Returns:
@@ -237,7 +237,8 @@ def jitter_noise(state: Tensor, rows: int, dims: int, jitter: Jitter) -> Tensor:
     offset + 1 make those of axes 2 and 3. ``per="batch"`` takes the coin of row 2^64 - 1.
 
     Args:
-        state: (2,) int64, (seed, offset).
+        state: (2,) or (3,) int64: seed, offset, and what the first of these rows is counted as,
+            where they are a part of more; 0 otherwise.
         rows: N.
         dims: D, 1..4.
         jitter: probability and standard deviation.
@@ -245,7 +246,7 @@ def jitter_noise(state: Tensor, rows: int, dims: int, jitter: Jitter) -> Tensor:
     Returns:
         (N, D) float32, on the device of ``state``.
     """
-    row = torch.arange(rows, device=state.device)
+    row = torch.arange(rows, device=state.device) + state[2:].sum()
     first = philox(state[0], state[1], row)
     coin_row = torch.full_like(row, -1) if jitter.per == "batch" else row
     chosen = _uniform(philox(state[0], state[1], coin_row)[0]) < jitter.probability

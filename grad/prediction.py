@@ -1,0 +1,184 @@
+"""``predict_all``: what ``grad predict`` does with its options."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from itertools import chain, islice
+
+from PIL import Image
+from rich.console import Console
+
+from grad.decoding import default_workers
+from grad.detector import Detector, Result
+from grad.errors import GradError
+from grad.outputs import Pictures, Tables, claim, tables
+from grad.predict import PredictOptions
+from grad.progress import Progress
+from grad.sources import Item, count_items, find_items, is_live
+
+
+def predict_all(options: PredictOptions) -> int:
+    """Judge all images and write or print what was found.
+
+    Results go to standard output or into ``--out``, everything else to standard error.
+
+    Returns:
+        1 with ``--fail-on-anomaly`` where an image is anomalous; 2 where no image can be read;
+        else 0.
+
+    Raises:
+        GradError: something that was given is wrong; what was predicted until then is written.
+        KeyboardInterrupt: likewise.
+    """
+    # Pillow's warning from half of its limit on: large images are what tiles are for.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    console = Console(stderr=True)
+    items = find_items(options.paths, sys.stdin)
+    first = next(items, None)  # so that a wrong path is said before a model is loaded
+    if first is None:
+        raise GradError("Standard input names no image: give a path in each line.")
+    detector = _load(options)
+    with ExitStack() as stack:
+        out = None if options.out is None else stack.enter_context(_Out(options))
+        run = _Run(options, detector, console, out)
+        stopped: BaseException | None = None
+        try:
+            run.through(chain([first], items))
+        except (GradError, KeyboardInterrupt) as error:
+            stopped = error  # the tables are closed and renamed before it goes on
+        except BrokenPipeError:  # nobody reads the lines any more, as with `| head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if stopped is None and run.skipped and not run.images:
+        if run.skipped > 1:  # of a single one the reason was said
+            console.print(f"None of the {run.skipped} images can be read.")
+        return 2
+    run.report()
+    if stopped is not None:
+        raise stopped
+    return int(options.fail_on_anomaly and run.anomalous > 0)
+
+
+def _load(options: PredictOptions) -> Detector:
+    detector = Detector.load(
+        options.model,
+        device=options.device,
+        precision=options.precision,
+        false_alarm_rate=options.false_alarm_rate,
+    )
+    if options.threshold is not None:
+        detector = detector.with_threshold(options.threshold)
+    for name, given in (("masks", options.masks), ("fail-on-anomaly", options.fail_on_anomaly)):
+        if given and detector.calibration is None:
+            raise GradError(
+                f"--{name} needs thresholds, and the model {options.model} has none, as its "
+                "training was interrupted: `python -m grad.train --resume RUN` goes on."
+            )
+    return detector
+
+
+class _Out:
+    """The folder of results: tables and pictures."""
+
+    def __init__(self, options: PredictOptions) -> None:
+        assert options.out is not None
+        self.folder = claim(options.out)
+        self._pictures = Pictures(
+            self.folder,
+            overlays=options.overlays,
+            maps=options.maps,
+            masks=options.masks,
+            workers=options.workers or default_workers(),
+        )
+        self._stack = ExitStack()
+
+    def __enter__(self) -> _Out:
+        columns = self._pictures.columns
+        self._tables: Tables = self._stack.enter_context(tables(self.folder, columns))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            self._pictures.close()
+        finally:
+            self._stack.close()
+
+    def add(self, result: Result) -> None:
+        """Write a result."""
+        self._tables.add(result.to_dict() | self._pictures.add(result))
+        self._tables.flush()
+
+
+class _Run:
+    """Counts what was found, and shows it."""
+
+    def __init__(
+        self, options: PredictOptions, detector: Detector, console: Console, out: _Out | None
+    ) -> None:
+        self.options, self.detector, self.console, self.out = options, detector, console, out
+        self.images = self.anomalous = self.skipped = 0
+        self._stdout = sys.stdout  # not what a progress bar puts in its place
+        live = any(is_live(path) for path in options.paths)
+        self._batch_size = options.batch_size or (1 if live else None)
+
+    def through(self, items: Iterator[Item]) -> None:
+        """Judge all items."""
+        options = self.options
+        # Lines on a terminal are a progress of their own, and a bar would be drawn into them.
+        bar = None if self.out is None and sys.stdout.isatty() else self.console
+        total = options.limit
+        if total is None and bar is not None and bar.is_terminal:
+            total = count_items(options.paths)
+        results = self.detector.stream(
+            items,
+            class_name=options.class_name,
+            tile=options.tile,
+            overlap=options.overlap,
+            batch_size=self._batch_size,
+            workers=options.workers,
+            keep_images=options.overlays,
+            on_error=None if options.strict else self._skip,
+        )
+        with closing(results), Progress(bar, "predicting", total) as progress:
+            self._progress = progress
+            for result in islice(results, options.limit):
+                self._add(result)
+                progress.advance(1)
+
+    def report(self) -> None:
+        """Say in a line what was found."""
+        parts = [f"{self.images:,} image{'' if self.images == 1 else 's'}"]
+        if self.detector.calibration is None:
+            parts.append("not judged, as the model has no thresholds")
+        else:
+            parts.append(f"{self.anomalous:,} anomalous")
+        if self.skipped:
+            parts.append(f"{self.skipped:,} left out, as they can't be read")
+        if self.out is not None:
+            parts.append(f"results in {self.out.folder}")
+        self.console.print("; ".join(parts), markup=False, highlight=False, soft_wrap=True)
+
+    def _add(self, result: Result) -> None:
+        self.images += 1
+        self.anomalous += result.limit is not None and result.is_anomalous
+        if self.out is None:
+            print(_line(result), file=self._stdout, flush=True)
+        else:
+            self.out.add(result)
+
+    def _skip(self, error: GradError) -> None:
+        self.skipped += 1
+        self._progress.advance(1)
+        self.console.print(str(error), style="yellow", markup=False, soft_wrap=True)
+
+
+def _line(result: Result) -> str:
+    """A result as a line: verdict, calibrated and raw score, name."""
+    name = result.name.encode("utf-8", "backslashreplace").decode()  # names may be no text
+    if result.limit is None:
+        return f"{result.score:.4g}\t{name}"
+    verdict = "anomalous" if result.is_anomalous else "good"
+    return f"{verdict}\t{result.value:.3f}\t{result.score:.4g}\t{name}"

@@ -1,0 +1,162 @@
+"""``report.html``: one file that needs nothing else, neither a server nor a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from markupsafe import Markup
+from rich.console import Console
+
+from grad.errors import GradError
+from grad.files import replacing
+from grad.progress import Progress
+from grad.records import ImageRecord
+from grad.report import tables
+from grad.report.contents import About, ModelPart
+from grad.report.data import page_data, set_thresholds
+from grad.report.gallery import Gallery
+
+# In this order they are one script.
+_SCRIPTS = (
+    "dom.js",
+    "state.js",
+    "plot.js",
+    "tables.js",
+    "histogram.js",
+    "heat.js",
+    "gallery.js",
+    "viewer.js",
+    "curves.js",
+    "scatter.js",
+    "training.js",
+    "main.js",
+)
+
+
+def write_report(
+    path: Path,
+    about: About,
+    *,
+    metrics: Mapping[str, Any],
+    records: Sequence[ImageRecord],
+    models: Sequence[ModelPart],
+    gallery: Gallery,
+    workers: int = 1,
+    console: Console | None = None,
+) -> None:
+    """Write the report of a run.
+
+    Args:
+        path: the file.
+        about: what was done.
+        metrics: the contents of metrics.json; the section ``thresholds`` may be missing.
+        records: every test image; there may be none.
+        models: of the run, their classes together those of ``metrics``.
+        gallery: the test images to show.
+        workers: threads that decode images.
+        console: where progress goes; None for silence.
+
+    Raises:
+        GradError: the file can't be written.
+    """
+    with Progress(console, "report", len(gallery.shown())) as progress:
+        pictures = gallery.pictures(workers, progress.advance)
+    data = page_data(metrics, records, models, pictures)
+    data["about"] = {
+        "title": about.title,
+        "facts": dict(about.facts) | tables.model_facts(models),
+        "options": {name: _text(value) for name, value in about.options.items()},
+        "notes": [*about.notes, *tables.unreadable(metrics)],
+        "versions": tables.versions(),
+        "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    }
+    _write(path, data, metrics)
+
+
+def update_report(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Write a report again with other thresholds; everything else is taken from the file.
+
+    Args:
+        path: a report of this version of GRAD; nothing is done where there is none.
+        metrics: the contents of metrics.json with the new section ``thresholds``.
+
+    Raises:
+        GradError: the file is no such report, or can't be read or written.
+    """
+    if not path.exists():
+        return
+    try:
+        found = _DATA.search(path.read_text(encoding="utf-8"))
+        data = json.loads(found[1]) if found else {}
+        set_thresholds(data, metrics)
+    except (OSError, KeyError, ValueError) as error:
+        raise GradError(
+            f"{path} is no report of GRAD ({error}): remove it, or evaluate again with --data DIR."
+        ) from error
+    _write(path, data, metrics)
+
+
+_DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
+
+
+def _write(path: Path, data: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    images = sum(len(one["good"]) + len(one["bad"]) for one in data["classes"])
+    counts = metrics["settings"]["images"]
+    text = _template().render(
+        about=data["about"],
+        lead=tables.lead(len(data["models"]), counts),
+        tiles=tables.tiles(metrics),
+        counts=tables.counts(counts),
+        metrics=tables.metrics_table(metrics),
+        thresholds=tables.thresholds_text(metrics),
+        gallery_note=tables.gallery_note(len(data["images"]), images),
+        has_scores=images > 0,
+        has_thresholds=any(one["threshold"] for one in data["classes"]),
+        has_coordinates=any(model["local"] or model["global"] for model in data["models"]),
+        history=[key for key in ("loss", "rate") if any(model[key] for model in data["models"])],
+        data=data,
+        style=_inline("report.css"),
+        script=_inline(*_SCRIPTS),
+    )
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class _Inline:
+    """Style or script to stand in the page, and the digest by which the page allows it alone."""
+
+    text: Markup
+    digest: str
+
+
+def _inline(*names: str) -> _Inline:
+    folder = Path(__file__).parent / "page"
+    text = "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return _Inline(Markup(text), f"sha256-{digest}")
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("grad.report", "page"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment.get_template("report.html")

@@ -1,0 +1,75 @@
+"""What a request can be wrong in: one sentence and its HTTP status."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from starlette.exceptions import HTTPException
+
+
+class Refused(HTTPException):
+    """A request that is not answered with a result.
+
+    Args:
+        status: HTTP status code.
+        sentence: what was wrong and what to do.
+        headers: to send along.
+    """
+
+    def __init__(
+        self, status: int, sentence: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(status, sentence, headers)
+
+
+def bad_request(sentence: str) -> Refused:
+    """400: the request does not make sense as it is."""
+    return Refused(400, sentence)
+
+
+def too_slow(seconds: float) -> Refused:
+    """408: the upload took too long."""
+    return Refused(408, f"The upload was not complete after {seconds:g} s: send it again.")
+
+
+def too_large(what: str, limit: str) -> Refused:
+    """413: more than the server takes."""
+    return Refused(413, f"{what}; this server takes at most {limit}.")
+
+
+def unsupported(content_type: str) -> Refused:
+    """415: neither an image nor a form with one."""
+    return Refused(
+        415,
+        f"The content type {content_type} can't be inspected: send the bytes of an image "
+        "(as image/png or application/octet-stream, say) or multipart/form-data with a file.",
+    )
+
+
+def unreadable(reason: str) -> Refused:
+    """422: the upload is no image that can be decoded."""
+    return Refused(422, f"The image can't be read: {reason}; send another.")
+
+
+def unknown_class(class_name: str, classes: Sequence[str]) -> Refused:
+    """422: a class that the model was not trained on."""
+    return Refused(
+        422,
+        f"The model was not trained on class {class_name}: choose among {', '.join(classes)}, "
+        "or name none.",
+    )
+
+
+def failed(error: Exception) -> Refused:
+    """500: the network failed, which is no fault of the image."""
+    reason = (str(error).splitlines() or [""])[0].rstrip(".")
+    return Refused(
+        500, f"Scoring failed ({type(error).__name__}: {reason}): the server's log says more."
+    )
+
+
+def queue_full(limit: int) -> Refused:
+    """503: as many images as the server holds are waiting for their answer."""
+    return Refused(
+        503, f"{limit} images are waiting already: try again in a second.", {"Retry-After": "1"}
+    )

@@ -1,0 +1,87 @@
+// Where a score lies between a typical good image and the threshold, and thresholds moved by hand.
+
+const LN9 = Math.log(9);
+
+/** The scale where 0.5 is the threshold and 0.1 a typical good image; as grad/calibration.py. */
+export function calibrated(score, typical, threshold) {
+  return 1 / (1 + Math.exp((-LN9 * (score - threshold)) / (threshold - typical)));
+}
+
+/** A number with four digits that count, as people write it. */
+export function digits(value) {
+  return value === null || !Number.isFinite(value) ? "–" : String(Number(value.toPrecision(4)));
+}
+
+/** The thresholds of a model. A threshold moved by a factor stays as far above the typical score,
+ * times the factor, and the anomaly map's own threshold moves along. */
+export class Thresholds {
+  static LEAST = 0.05;
+  static MOST = 20;
+
+  /** @param {{class_name: string|null, image: number, pixel: number}[]} rows as /info lists them. */
+  constructor(rows) {
+    this.rows = new Map(rows.map((row) => [row.class_name, row]));
+    this.factors = new Map();
+  }
+
+  get exist() {
+    return this.rows.size > 0;
+  }
+
+  /** The row of a class, moved; null where the model has no calibration. */
+  of(className) {
+    const row = this.rows.get(className) ?? this.rows.get(null);
+    if (!row) return null;
+    const factor = this.factor(className);
+    return {
+      ...row,
+      image: row.image_typical + factor * (row.image - row.image_typical),
+      pixel: row.pixel_typical + factor * (row.pixel - row.pixel_typical),
+    };
+  }
+
+  factor(className) {
+    return this.factors.get(className) ?? 1;
+  }
+
+  /** Move by a factor; 1 is the model's own threshold. */
+  move(className, factor) {
+    const clamped = Math.min(Thresholds.MOST, Math.max(Thresholds.LEAST, factor));
+    if (Math.abs(clamped - 1) < 1e-9) this.factors.delete(className);
+    else this.factors.set(className, clamped);
+  }
+
+  /** Move to a raw score. */
+  moveTo(className, score) {
+    const row = this.rows.get(className) ?? this.rows.get(null);
+    this.move(className, (score - row.image_typical) / (row.image - row.image_typical));
+  }
+
+  /** What a raw score means: verdict, calibrated value and the threshold in force. */
+  judge(score, className) {
+    const row = this.of(className);
+    if (!row) return { verdict: "none", value: null, threshold: null };
+    return {
+      verdict: score > row.image ? "anomalous" : "good",
+      value: calibrated(score, row.image_typical, row.image),
+      threshold: row.image,
+    };
+  }
+
+  /** Of the good images that the threshold was made from, the share that scores above it. */
+  falseAlarms(className) {
+    const row = this.of(className);
+    if (!row || !row.good_scores.length) return null;
+    return row.good_scores.filter((score) => score > row.image).length / row.good_scores.length;
+  }
+}
+
+/** The slider's position, 0 to 1000 with the model's threshold in the middle, as a factor. */
+export function factorAt(position) {
+  return Thresholds.MOST ** ((position - 500) / 500);
+}
+
+/** The opposite of factorAt. */
+export function positionOf(factor) {
+  return Math.round(500 + (500 * Math.log(factor)) / Math.log(Thresholds.MOST));
+}

@@ -1,0 +1,144 @@
+"""From the scores of good images to the score that few further good images exceed.
+
+Two ways, both of them for logarithms of scores, as scores differ by factors:
+
+- *Rank.* Of n good images that were not trained on, the k-th smallest score with
+  k = ceil((n + 1)(1 - rate)) is exceeded by the next good image with a probability of at most the
+  rate, whatever the distribution (split conformal prediction; Vovk et al., Algorithmic Learning in
+  a Random World, 2005). From n = 1/rate - 1 on there is such a k; but as a single image decides
+  there, rank is used from n = 10/rate on.
+- *Fit.* With fewer, the images that were trained on give the class's own scale: the median, and the
+  spread above it. They are many more, but score lower than new ones; how much lower, in units of
+  the spread, is learned from the images that were not trained on, of all classes together. The
+  threshold is the upper end of a prediction interval for one more image (Student's t).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+Floats = NDArray[np.float64]
+
+RANK_IMAGES = 10  # how many images exceed the threshold, at least, where it is made by rank
+
+_SMALLEST = float(np.finfo(np.float32).tiny)
+_LARGEST = math.log(float(np.finfo(np.float32).max)) - 1.0  # of a logarithm
+# A class of few images has a spread near 10 %, the middle of what real classes have (2 % to 45 %),
+# as far as two images would say so.
+_USUAL_SPREAD, _USUAL_IMAGES = 0.1, 2
+# New images score as those trained on, as far as so many images would say so.
+_PRIOR_IMAGES = 1
+_PRIOR_FREEDOM = 8
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Logarithms of the scores of the images of one class that a model was trained on.
+
+    Attributes:
+        centre: their median.
+        spread: root of the mean square of what those above the median are above it.
+        images: how many there are.
+    """
+
+    centre: float
+    spread: float
+    images: int
+
+    @classmethod
+    def of(cls, scores: Sequence[float]) -> Scale:
+        """The scale of some scores, at least one."""
+        logs = _logs(scores)
+        centre = float(np.median(logs))
+        above = logs[logs > centre] - centre
+        spread = math.sqrt(float((above**2).mean())) if above.size else _USUAL_SPREAD
+        usual = _USUAL_IMAGES / (_USUAL_IMAGES + above.size)
+        return cls(centre, _USUAL_SPREAD**usual * spread ** (1 - usual), logs.size)
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom of ``spread``."""
+        return self.images // 2 + _USUAL_IMAGES
+
+
+class GoodScores:
+    """What is known of good images' scores: thresholds for any class and any rate.
+
+    Args:
+        scales: of the images of each class that the model was trained on.
+        unseen: scores of good images by class; classes may be missing.
+    """
+
+    def __init__(self, scales: Mapping[str, Scale], unseen: Mapping[str, Sequence[float]]) -> None:
+        self._scales = dict(scales)
+        self._unseen = {name: np.sort(np.asarray(unseen.get(name, ()), float)) for name in scales}
+        units = np.concatenate(
+            [
+                (_logs(self._unseen[name]) - scale.centre) / scale.spread
+                for name, scale in scales.items()
+            ]
+        )
+        shift = float(np.median(units)) if units.size else 0.0
+        self._images = units.size + _PRIOR_IMAGES
+        self._shift = max(0.0, shift * units.size / self._images)
+        above = units[units > self._shift] - self._shift
+        self._freedom = float(_PRIOR_FREEDOM + above.size)
+        variance = (_PRIOR_FREEDOM + float((above**2).sum())) / self._freedom
+        self._stretch = math.sqrt(max(1.0, variance))
+
+    def limit(self, names: Sequence[str], rate: float) -> tuple[float, bool]:
+        """The score that further good images of some classes exceed at a rate.
+
+        Args:
+            names: an image is as likely to be of each class as there are images of it.
+            rate: in (0, 1).
+
+        Returns:
+            the score, which does not rise with the rate; whether it was made by rank alone.
+        """
+        scores = np.sort(np.concatenate([self._unseen[name] for name in names]))
+        lowest = RANK_IMAGES / scores.size if scores.size else math.inf
+        if rate >= lowest:
+            return _at_rank(scores, rate), True
+        fitted = self._fitted(names, rate)
+        return (max(fitted, _at_rank(scores, lowest)) if lowest < 1 else fitted), False
+
+    def _fitted(self, names: Sequence[str], rate: float) -> float:
+        scales = [self._scales[name] for name in names]
+        weights = np.array([scale.images for scale in scales], float)
+        weights /= weights.sum()
+        centres = np.array([s.centre + s.spread * self._shift for s in scales])
+        spreads = np.array([s.spread * self._stretch * self._widening(s) for s in scales])
+        freedoms = np.array([1 / (1 / self._freedom + 1 / s.freedom) for s in scales])
+        ends = centres + spreads * special.stdtrit(freedoms, 1 - rate)
+        if len(names) == 1:
+            return math.exp(min(ends[0], _LARGEST))
+
+        from scipy import optimize  # slow to import, and only needed here
+
+        def excess(log_score: float) -> float:
+            tails = special.stdtr(freedoms, (centres - log_score) / spreads)
+            return float((weights * tails).sum()) - rate
+
+        low, high = float(ends.min()) - 1e-6, float(ends.max()) + 1e-6
+        return math.exp(min(optimize.brentq(excess, low, high, xtol=1e-12), _LARGEST))
+
+    def _widening(self, scale: Scale) -> float:
+        """Widens the interval as far as both centres are uncertain."""
+        return math.sqrt(1 + 1 / self._images + math.pi / 2 / scale.images)
+
+
+def _at_rank(ascending: Floats, rate: float) -> float:
+    rank = math.ceil((ascending.size + 1) * (1 - rate) - 1e-9)
+    return float(ascending[min(rank, ascending.size) - 1])
+
+
+def _logs(scores: Sequence[float] | Floats) -> Floats:
+    logs: Floats = np.log(np.maximum(np.asarray(scores, float), _SMALLEST))
+    return logs

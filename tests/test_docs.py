@@ -1,0 +1,154 @@
+"""The site in docs/: it builds, and what its pages tell people to type works.
+
+Every fenced block of ``sh`` or ``python`` is run on the demo set with quick settings, page by page
+in a folder of its own. Before a block that can't be, ``<!-- not run: REASON -->`` says why.
+"""
+
+import contextlib
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from grad.cli import main
+from grad.data.demo import DEMO_FOLDER
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "docs" / "pages"
+if not PAGES.is_dir():
+    pytest.skip("the documentation is not beside the tests", allow_module_level=True)
+
+RUN = "runs/demo-grad-tiny"
+QUICK = ["--epochs", "1", "--image-size", "64", "--device", "cpu", "--workers", "1"]
+ADDRESS = "127.0.0.1:8000"  # as the pages have it
+BLOCK = re.compile(
+    r"^(?:<!-- not run: (?P<reason>[^>]+) -->\n)?```(?P<kind>sh|python)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    kind: str
+    text: str
+    reason: str | None
+
+
+def blocks(page: str) -> list[Block]:
+    text = (PAGES / page).read_text()
+    found = [Block(m["kind"], m["text"], m["reason"]) for m in BLOCK.finditer(text)]
+    assert len(found) == len(re.findall(r"^```(?:sh|python)\b", text, re.MULTILINE))
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a run on the demo set, and the cache of its features."""
+    folder = tmp_path_factory.mktemp("docs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        assert main(["train", *QUICK]) == 0
+    return folder
+
+
+@pytest.fixture
+def workplace(trained, tmp_path, monkeypatch):
+    """A folder with what the pages speak of, and it is the current one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(trained / "cache"))
+    shutil.copytree(DEMO_FOLDER, "photos")
+    for name in ("cookie", "pcb"):
+        shutil.copytree(DEMO_FOLDER / name / "test" / "good", Path("more-good-images", name))
+    Image.open(next(DEMO_FOLDER.glob("cookie/test/defect/*"))).save("part.png")
+    return tmp_path
+
+
+class Shell:
+    """Runs blocks; ``grad`` in this process, as importing torch takes longer than all else."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.server: subprocess.Popen | None = None
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+
+    def run(self, block: Block) -> None:
+        text = block.text.replace(ADDRESS, f"127.0.0.1:{self.port}")
+        if block.kind == "python":
+            exec(compile(text, "block", "exec"), {"__name__": "__main__"})
+            return
+        for line in text.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:2] == ["grad", "serve"]:
+                self.serve(words[2:])
+            elif words[:1] == ["grad"]:
+                self.grad(words[1:])
+            elif words:
+                subprocess.run(["bash", "-ec", line], check=True, timeout=120)
+
+    def grad(self, arguments: list[str]) -> None:
+        quick = QUICK if arguments[0] == "train" and "--resume" not in arguments else []
+        assert main([*arguments, *quick]) == 0, arguments
+
+    def serve(self, arguments: list[str]) -> None:
+        command = [sys.executable, "-m", "grad.serve", *arguments, "--port", str(self.port)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        self.server = subprocess.Popen(command, cwd=self.folder, env=environment)
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health")
+                return
+            assert self.server.poll() is None, "the server ended"
+            time.sleep(0.2)
+        raise AssertionError("the server did not start")
+
+    def close(self) -> None:
+        if self.server is not None:
+            self.server.terminate()
+            assert self.server.wait(60) == 0
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in PAGES.glob("*.md")))
+def test_commands_of_a_page_run(page, workplace, trained):
+    todo = [block for block in blocks(page) if block.reason is None]
+    if not todo:
+        pytest.skip("no commands")
+    if any("curl" in block.text for block in todo) and shutil.which("curl") is None:
+        pytest.skip("no curl on this machine")
+    if page != "index.md":  # which trains it itself
+        shutil.copytree(trained / RUN, RUN)
+    shell = Shell(workplace)
+    try:
+        for block in todo:
+            shell.run(block)
+    finally:
+        shell.close()
+
+
+def test_the_site_builds(tmp_path):
+    if not all(map(importlib.util.find_spec, ("mkdocs", "material", "mkdocstrings"))):
+        pytest.skip("the extra docs is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    command += ["--config-file", str(ROOT / "docs/mkdocs.yml"), "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "doc-heading" in (tmp_path / "api" / "index.html").read_text()
+    # Nothing that a page loads comes from elsewhere.
+    for page in tmp_path.rglob("*.html"):
+        loaded = re.findall(
+            r'<(?:script|img|link rel="stylesheet")[^>]*"(https?:[^"]*)', page.read_text()
+        )
+        assert not loaded, page

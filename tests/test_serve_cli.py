@@ -1,0 +1,224 @@
+"""The command: its errors, a real process, its end, and many clients at once."""
+
+import http.client
+import io
+import json
+import signal
+import socket
+import time
+import urllib.parse
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from rich.console import Console
+from safetensors.torch import save_file
+
+pytest.importorskip("fastapi")
+
+from grad.detector import Detector
+from serving import encoded, served, spot
+
+from grad.backbone import load_backbone
+from grad.calibration import calibrate
+from grad.checkpoint import ModelInfo, save_checkpoint
+from grad.data.demo import DEMO_FOLDER
+from grad.model import GRAD
+from grad.serve import main
+from grad.serving import command
+from grad.serving.run import announce, bind, url
+from grad.serving.settings import ServeSettings
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+SMALL = "test_resnet"  # a model of timm with 0.5 million parameters
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model file with random weights and thresholds amid the scores of the demo images."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    save_file(timm.create_model(SMALL).state_dict(), folder / "weights.safetensors")
+    backbone = load_backbone(SMALL, folder / "weights.safetensors")
+    shape = (backbone.channels, *backbone.feature_size(SIZE))
+    network = GRAD.from_preset("grad-tiny", *shape).eval()
+    info = ModelInfo(
+        backbone=SMALL,
+        backbone_maps=tuple(backbone.maps),
+        backbone_fingerprint=backbone.fingerprint,
+        image_size=SIZE,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        classes=("demo",),
+        epochs=1,
+    )
+    path = folder / "run" / "model.safetensors"
+    save_checkpoint(path, network, backbone, info)
+    detector = Detector.load(path, device="cpu", precision="float32")
+    results = detector.predict([*sorted(DEMO_FOLDER.glob("*/test/good/*"))[:10]])
+    scores = {"demo": [result.score for result in results]}
+    maxima = {"demo": [float(result.anomaly_map.max()) for result in results]}
+    calibration = calibrate(scores, maxima, {"demo": "held out"}, 0.4)
+    save_checkpoint(path, network, backbone, info, calibration)
+    return path
+
+
+def error_of(capsys):
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1, captured.err
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """The module ``benchmarks/bench_serve.py``."""
+    return import_bench(monkeypatch)
+
+
+def import_bench(patch):
+    if not BENCHMARKS.is_dir():
+        pytest.skip("the benchmarks are not beside the tests")
+    patch.syspath_prepend(str(BENCHMARKS))
+    patch.setenv("PYTHONPATH", str(BENCHMARKS.parent))
+    import bench_serve
+
+    return bench_serve
+
+
+# ---- errors ---------------------------------------------------------------------------------
+
+
+def test_a_port_in_use(model, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main([str(model), "--port", str(port)]) == 2
+    assert f"port {port} (address already in use)" in error_of(capsys)
+
+
+def test_an_address_of_no_machine_here(model, capsys):
+    assert main([str(model), "--host", "192.0.2.1", "--port", "0"]) == 2
+    assert "192.0.2.1" in error_of(capsys)
+
+
+def test_a_model_that_is_not_there(tmp_path, capsys):
+    assert main([str(tmp_path / "nothing"), "--port", "0"]) == 2
+    assert "nothing does not exist" in error_of(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ([], "model"),
+        (["m", "--port", "70000"], "--port"),
+        (["m", "--queue", "0"], "--queue"),
+        (["m", "--token", ""], "--token"),
+        (["m", "--batch-size", "many"], "--batch-size"),
+        (["m", "--nonsense"], "nonsense"),
+    ],
+)
+def test_wrong_options(capsys, arguments, part):
+    assert main(arguments) == 2
+    assert part in error_of(capsys)
+
+
+def test_missing_packages(model, capsys, monkeypatch):
+    monkeypatch.setattr(command, "_PACKAGES", ("json", "no_such_package"))
+    assert main([str(model), "--port", "0"]) == 2
+    said = error_of(capsys)
+    assert "no_such_package" in said and "grad-anomaly[serve]" in said and "json," not in said
+
+
+def test_help_lists_every_option(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for name in ServeSettings.__dataclass_fields__:
+        if name != "read_timeout_s":
+            assert "--" + name.replace("_", "-") in text
+
+
+def test_the_token_may_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("GRAD_TOKEN", "from there")
+    assert command.parse(["m"]).settings().token == "from there"
+    assert command.parse(["m", "--token", "here"]).settings().token == "here"
+
+
+def test_who_serves_everybody_is_warned():
+    def said(**settings):
+        text = io.StringIO()
+        chosen = ServeSettings(port=0, **settings)
+        with bind(chosen) as listener:
+            announce(chosen, listener, Console(file=text, width=80))
+            assert url(listener) in text.getvalue()
+        return text.getvalue()
+
+    assert "Everybody" not in said()
+    assert "Everybody" not in said(host="0.0.0.0", token="x")
+    assert "Everybody" in said(host="0.0.0.0")
+
+
+# ---- a real process -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(model):
+    """``python -m grad.serve`` in float32, which the tests below share; the last one ends it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        bench = import_bench(patch)
+        with bench.serving(model, "--device", "cpu", "--precision", "float32") as running:
+            yield running
+
+
+def test_many_clients_and_broken_files(model, bench, server):
+    """200 requests from 16 clients; benchmarks/bench_serve.py sends 1,000."""
+    detector = Detector.load(model, device="cpu", precision="float32")
+    cases = bench.make_cases(detector, sorted(DEMO_FOLDER.glob("*/test/*/*"))[::2])
+    assert len({case.status for case in cases}) == 4
+    assert {case.anomalous for case in cases} == {True, False, None}
+    result = bench.measure(server, cases, 200, 16, bench.SAME["float32"])
+    assert bench.failures(result) == []
+    assert result["answered"] + result["hung_up"] == 200 and result["hung_up"] > 0
+    assert result["mean_batch"] > 1.2
+    assert set(result["statuses"]) == {"200", "413", "422"}
+
+
+def test_a_small_queue_loses_nothing(model, bench):
+    """Clients that come back after 503 get their answers."""
+    detector = Detector.load(model, device="cpu", precision="float32")
+    cases = bench.make_cases(detector, sorted(DEMO_FOLDER.glob("*/test/*/*"))[:7])
+    with served(detector, queue=2) as address:
+        there = urllib.parse.urlsplit(address)
+        same = bench.SAME["float32"]
+        tally = bench.load(bench.Server(None, there.hostname, there.port), cases, 40, 8, same)
+    assert tally.wrong == [] and tally.answered == 40 and tally.retried > 0
+
+
+def test_what_was_accepted_is_answered_at_the_end(server):
+    data = encoded(spot((640, 480)))
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=60)
+    connection.putrequest("POST", "/predict")
+    connection.putheader("Content-Length", str(len(data)))
+    connection.endheaders(data[:100])
+    while "grad_queue_length 1.0" not in server.get("/metrics"):
+        time.sleep(0.01)
+    server.process.send_signal(signal.SIGTERM)
+    while can_connect(server):
+        time.sleep(0.01)
+    connection.send(data[100:])
+    response = connection.getresponse()
+    assert response.status == 200
+    assert json.loads(response.read())["is_anomalous"] in (True, False)
+    assert server.process.wait(60) == 0
+
+
+def can_connect(server):
+    try:
+        socket.create_connection((server.host, server.port), timeout=1).close()
+    except OSError:
+        return False
+    return True
