@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from grad import scoring
 from grad.backbone import Backbone
@@ -134,8 +135,10 @@ def trace(graph: ExportGraph, batch: int | None = None) -> ExportedProgram:
         images = torch.zeros(count, 3, graph.image_size, graph.image_size)
     with torch.no_grad():
         program = torch.export.export(graph.eval(), (images,), dynamic_shapes=(sizes,))
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # names the folders of this machine
+    for module in program.graph_module.modules():
+        if isinstance(module, GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)  # names the folders of this machine
     return program
 
 

@@ -47,6 +47,4 @@ def open_openvino(path: Path, threads: int = 0) -> Runner:
     return run
 
 
-OPENVINO = Format(
-    ".xml", "OpenVINO", ("onnx", "onnxscript", "openvino"), write, open_openvino
-)
+OPENVINO = Format(".xml", "OpenVINO", ("onnx", "onnxscript", "openvino"), write, open_openvino)

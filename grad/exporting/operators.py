@@ -29,7 +29,8 @@ def with_standard_operators(program: ExportedProgram) -> ExportedProgram:
         ops.lookup.default: lookup,
         ops.refine.default: refine,
     }
-    return program.run_decompositions(formulas)
+    standard: ExportedProgram = program.run_decompositions(formulas)
+    return standard
 
 
 def interpolate(coords: Tensor, grid: Tensor, align_corners: bool, border: bool) -> Tensor:
