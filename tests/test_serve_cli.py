@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 
 pytest.importorskip("fastapi")
 
-from grad.detector import Detector
 from serving import encoded, served, spot
 
 from grad.backbone import load_backbone
 from grad.calibration import calibrate
 from grad.checkpoint import ModelInfo, save_checkpoint
 from grad.data.demo import DEMO_FOLDER
+from grad.detector import Detector
 from grad.model import GRAD
 from grad.serve import main
 from grad.serving import command
