@@ -93,7 +93,7 @@ def _facts(runner: Runner, seeds: Sequence[int], arguments: Sequence[str] | None
         f"{len(runner.dataset.train)} training and {len(runner.dataset.test)} test images",
         "training": f"{config.epochs} epochs in batches of {config.batch_size}, "
         f"{config.precision}, seeds {', '.join(map(str, seeds))}; the last epoch is the result",
-        "backbone": f"{runner.backbone.name} at {config.image_size} pixels",
+        "backbone": f"{runner.backbone(config).name} at {config.side()} pixels",
         "machine": f"{platform.machine()}, {machine['device_name']}, torch {machine['torch']}",
         "±": "sample standard deviation over the seeds",
     }

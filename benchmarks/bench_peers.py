@@ -39,8 +39,15 @@ from grad.data import Dataset, find_dataset
 from grad.errors import GradError
 from grad.files import replacing
 from grad.metrics import METRICS
+from grad.model import Preset
 
-OURS: dict[str, Method] = {"GRAD": "grad", "UniAD": "uniad", "memory bank": "memory bank"}
+# Method, and preset where it is not the command line's.
+OURS: dict[str, tuple[Method, Preset | None]] = {
+    "GRAD": ("grad", None),
+    "grad-plus": ("grad", "grad-plus"),
+    "UniAD": ("uniad", None),
+    "memory bank": ("memory bank", None),
+}
 NAMES = (*OURS, *from_anomalib.PEERS)
 SETTINGS = ("unified", "separate")
 HEADINGS = {
@@ -137,7 +144,8 @@ def _child(answer: Path, name: str, setting: str, dataset: Dataset, options: Pee
 
     def make() -> Peer:
         if name in OURS:
-            return OnFeatures(OURS[name], options)
+            method, preset = OURS[name]
+            return OnFeatures(method, options, preset)
         return from_anomalib.PEERS[name](options)
 
     classes = dataset.classes
@@ -168,7 +176,7 @@ def _settings(
 ) -> dict[str, Any]:
     """What a record depends on: options that the peer does not look at are left out."""
     used = {"image_size", "device", "seed"}
-    if name in ("GRAD", "UniAD"):
+    if name in ("GRAD", "grad-plus", "UniAD"):
         used |= {"epochs", "batch_size"} | ({"preset"} if name == "GRAD" else set())
     elif name == "PatchCore":
         used |= {"coreset"}

@@ -19,7 +19,7 @@ from accuracy import methods, render  # noqa: E402
 from accuracy.rows import Row, Table  # noqa: E402
 from accuracy.runner import Runner  # noqa: E402
 from accuracy.store import Result, Store, data_digest  # noqa: E402
-from accuracy.tables import TABLES  # noqa: E402
+from accuracy.tables import PLUS, TABLES  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rivals.memory_bank import MemoryBank, neighbourhoods  # noqa: E402
 from rivals.uniad import UniAD, neighbours  # noqa: E402
@@ -62,20 +62,24 @@ def test_every_row_makes_a_valid_model(row):
 
 def test_the_rivals_of_table_1_are_compared_at_equal_entries():
     rows = {row.name: row.overrides for row in TABLES[1].rows}
-    assert len(rows) == 12
+    assert len(rows) == 13
     for part, counts in (("local", (64, 256)), ("global", (16, 64))):
         for count in counts:
             grid = rows[f"{part} grid, {count}"]
             assert grid[f"{part}_resolution"] ** 2 == count
             for rival in ("vector quantisation", "attention"):
                 assert rows[f"{part} {rival}, {count}"][f"{part}_entries"] == count
-    assert all((row["refine"], row["jitter"]) == ("none", "off") for row in rows.values())
+    assert all(
+        (row["refine"], row["jitter"]) == ("none", "off")
+        for name, row in rows.items()
+        if name != PLUS.name
+    )
 
 
 def test_names_are_unique_and_the_last_part_is_the_whole_model():
     for table in TABLES.values():
         assert len({row.name for row in table.rows}) == len(table.rows)
-    assert TABLES[5].rows[-1].overrides == {}
+    assert TABLES[5].rows[-2].overrides == {}
     assert sorted(TABLES) == list(range(1, 10))
 
 
@@ -104,14 +108,14 @@ def test_a_table_is_written_and_done_rows_are_not_done_again(
 
     monkeypatch.setattr(methods, "fit", counted)
     assert command(tmp_path, "--table", "9", "--seeds", "0") == 0
-    assert len(trained) == 3
+    assert len(trained) == 4
     assert command(tmp_path, "--table", "9", "5", "--seeds", "0,1") == 0
-    assert len(trained) == 3 + 3 + 4 * 2  # the combined refinement is in both tables
+    assert len(trained) == 4 * 2 + 4 * 2  # the whole model and grad-plus are in both tables
     text = (tmp_path / "table-9.md").read_text()
     assert "| by cosine |" in text and "98.7 / 97.8" in text and "±" in text
     assert "1 classes here are others" in text
     kept = json.loads((tmp_path / "table-5.json").read_text())
-    assert [len(row["results"]) for row in kept["rows"]] == [2] * 5
+    assert [len(row["results"]) for row in kept["rows"]] == [2] * 6
     seeds = [result["settings"]["seed"] for result in kept["rows"][0]["results"]]
     assert seeds == [0, 1]
     assert "table 5, local, seed 1" in capsys.readouterr().out
@@ -130,7 +134,7 @@ def test_an_interrupted_table_goes_on(command, tmp_path, monkeypatch, capsys):
     assert "goes on" in capsys.readouterr().err
     assert not (tmp_path / "table-9.md").exists()
     assert command(tmp_path, "--table", "9", "--seeds", "0") == 0
-    assert len(calls) == 4
+    assert len(calls) == 5
 
 
 def test_tables_by_class_separate_and_few_shot(command, tmp_path, monkeypatch):
@@ -142,7 +146,7 @@ def test_tables_by_class_separate_and_few_shot(command, tmp_path, monkeypatch):
     assert result["epochs"] == 2  # 31 images are two steps, two images are one
     assert result["settings"]["few_shot"] == 2
     text = (tmp_path / "table-2.md").read_text()
-    assert "| cookie |" in text and "GRAD separate | UniAD unified | memory bank unified" in text
+    assert "| cookie |" in text and "GRAD separate | grad-plus unified | UniAD unified" in text
 
 
 def test_wrong_seeds_are_named(command, tmp_path, capsys):
@@ -158,7 +162,7 @@ def test_a_key_holds_what_a_row_depends_on(tmp_path):
     runner = Runner(config, tmp_path, Console(quiet=True))
 
     def settings(row, seed=0, **changes):
-        return runner._settings(row, replace(runner.config, **row.overrides, **changes, seed=seed))
+        return runner.settings(row, replace(runner.config, **row.overrides, **changes, seed=seed))
 
     row = Row("plain")
     assert settings(row) == settings(Row("same under another name", {"local": "grid"}))

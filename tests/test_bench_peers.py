@@ -24,7 +24,9 @@ OPTIONS = PeerOptions("tf_efficientnet_lite0", None, image_size=64, seconds=0.5,
 
 
 class Darkness:
-    """Scores an image by how far its pixels are from the training images' mean."""
+    """Scores an image by how far its pixels are from grey."""
+
+    image_size = 32
 
     def __init__(self):
         self.means = torch.nn.Linear(3, 1, bias=False)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,17 @@ from grad.model import ModelSettings, count_parameters
 from grad.training import choose_precision
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What models of one image size and one number of feature maps see."""
+
+    backbone: Backbone
+    train: Features
+    test: Features
+
+
 class Runner:
-    """Everything that the rows share: the images, the backbone and one cache of features.
+    """Everything that the rows share: the images and the cache of their features.
 
     Args:
         config: the command line's options; a row overrides some of them.
@@ -36,19 +45,21 @@ class Runner:
     """
 
     def __init__(self, config: TrainConfig, out: Path, console: Console) -> None:
-        config = config.resolved()
         assert config.data is not None
         self.device = config.torch_device()
         if config.precision == "auto":
             config = dataclasses.replace(config, precision=choose_precision(self.device))
-        self.config = config
+        self.given = config
+        self.config = config.resolved()
         self.console = console
         self.store = Store(out / "rows")
         self.dataset: Dataset = find_dataset(config.data, config.class_names())
         self.digest = data_digest(self.dataset)
-        self.backbone: Backbone = load_backbone(config.backbone, config.weights).to(self.device)
-        if self.backbone.note:
-            console.print(self.backbone.note, style="yellow", markup=False)
+        self._backbones: dict[int, Backbone] = {}
+        self._inputs: dict[tuple[int, int], Inputs] = {}
+        note = self.backbone(self.config).note
+        if note:
+            console.print(note, style="yellow", markup=False)
 
     def result(self, row: Row, seed: int) -> Result:
         """The row's result: read, or made and kept.
@@ -56,8 +67,8 @@ class Runner:
         Raises:
             KeyboardInterrupt: Ctrl-C; what was finished before is kept.
         """
-        config = dataclasses.replace(self.config, **row.overrides, seed=seed)
-        settings = self._settings(row, config)
+        config = dataclasses.replace(self.given, **row.overrides, seed=seed).resolved()
+        settings = self.settings(row, config)
         found = self.store.get(settings)
         if found is not None:
             return Result(**found)
@@ -65,10 +76,19 @@ class Runner:
         self.store.put(dataclasses.asdict(result))
         return result
 
+    def backbone(self, config: TrainConfig) -> Backbone:
+        """That of resolved options."""
+        scales = config.scales()
+        if scales not in self._backbones:
+            backbone = load_backbone(config.backbone, config.weights, scales=scales)
+            self._backbones[scales] = backbone.to(self.device)
+        return self._backbones[scales]
+
     def _run(self, row: Row, config: TrainConfig, settings: dict[str, Any]) -> Result:
         method = METHODS[row.method]
-        train = self._training_features(config)
-        epochs = self._epochs(row, config, len(train))
+        inputs = self._inputs_of(config)
+        train = self._training_features(config, inputs)
+        epochs = self._epochs(row, config, len(train), len(inputs.train))
         reports, parameters, losses, seconds = {}, 0, [], [0.0, 0.0]
         flops = None
         for classes in self._models(config):
@@ -76,8 +96,8 @@ class Runner:
             start = time.perf_counter()
             model, loss = method(config, mine, epochs, self.device)
             trained = time.perf_counter()
-            test = self.test.of_classes(classes)
-            reports |= evaluate(model, test, config.image_size, (), classes=classes)
+            test = inputs.test.of_classes(classes)
+            reports |= evaluate(model, test, config.side(), (), classes=classes)
             seconds[0] += trained - start
             seconds[1] += time.perf_counter() - trained
             parameters += count_parameters(model)
@@ -95,13 +115,13 @@ class Runner:
             facts=machine_facts(self.device),
         )
 
-    def _settings(self, row: Row, config: TrainConfig) -> dict[str, Any]:
+    def settings(self, row: Row, config: TrainConfig) -> dict[str, Any]:
         """What the row's accuracy depends on."""
         used = {
             "method": row.method,
             "data": self.digest,
-            "backbone": self.backbone.fingerprint,
-            "image_size": config.image_size,
+            "backbone": self.backbone(config).fingerprint,
+            "image_size": config.side(),
             "separate": config.separate,
             "few_shot": config.few_shot,
             "seed": config.seed,
@@ -124,41 +144,40 @@ class Runner:
             used |= {name: value for name, value in options if value != defaults[name]}
         return used
 
-    def _training_features(self, config: TrainConfig) -> Features:
+    def _training_features(self, config: TrainConfig, inputs: Inputs) -> Features:
         if config.few_shot is None:
-            return self.train
+            return inputs.train
         chosen = {s.path for s in few_shot(self.dataset, config.few_shot, config.seed).train}
-        return self.train.subset([i for i, s in enumerate(self.train.samples) if s.path in chosen])
+        samples = inputs.train.samples
+        return inputs.train.subset([i for i, s in enumerate(samples) if s.path in chosen])
 
-    def _epochs(self, row: Row, config: TrainConfig, images: int) -> int:
+    @staticmethod
+    def _epochs(row: Row, config: TrainConfig, images: int, all_images: int) -> int:
         assert config.epochs is not None and config.batch_size is not None
         if not row.equal_steps:
             return config.epochs
-        steps = math.ceil(len(self.train) / config.batch_size)
+        steps = math.ceil(all_images / config.batch_size)
         return math.ceil(config.epochs * steps / math.ceil(images / config.batch_size))
 
     def _models(self, config: TrainConfig) -> Sequence[tuple[str, ...]]:
         classes = self.dataset.classes
         return [(name,) for name in classes] if config.separate else [classes]
 
-    @cached_property
-    def train(self) -> Features:
-        """Features of all training images."""
-        return self._features(self.dataset.train)
-
-    @cached_property
-    def test(self) -> Features:
-        """Features of all test images."""
-        return self._features(self.dataset.test)
-
-    def _features(self, samples: Sequence[Any]) -> Features:
-        config = self.config
-        return compute_features(
-            samples,
-            self.backbone,
-            config.image_size,
-            cache=config.cache or default_cache(),
-            device=self.device,
-            workers=config.workers or 1,
-            console=self.console,
-        )
+    def _inputs_of(self, config: TrainConfig) -> Inputs:
+        place = (config.scales(), config.side())
+        if place not in self._inputs:
+            backbone = self.backbone(config)
+            train, test = (
+                compute_features(
+                    samples,
+                    backbone,
+                    config.side(),
+                    cache=config.cache or default_cache(),
+                    device=self.device,
+                    workers=config.workers or 1,
+                    console=self.console,
+                )
+                for samples in (self.dataset.train, self.dataset.test)
+            )
+            self._inputs[place] = Inputs(backbone, train, test)
+        return self._inputs[place]

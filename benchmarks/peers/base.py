@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from grad.data import Sample, load_image, load_mask
 from grad.errors import GradError
 from grad.metrics import ClassMetrics, ClassReport, summarize
+from grad.model import Preset
 
 BATCH = 16  # images that are predicted at once
 
@@ -26,7 +27,8 @@ class PeerOptions:
 
     Args:
         backbone, weights: as in ``python -m grad.train``.
-        image_size: side of the images, in pixels; also of the anomaly maps that are judged.
+        image_size: side of the images, in pixels (but for a preset with its own), and of the
+            anomaly maps that are judged.
         preset, epochs, batch_size, seed: of our own models.
         coreset: share of the pixels that PatchCore keeps.
         seconds: after which the training of a peer's network ends; None for its own length.
@@ -38,7 +40,7 @@ class PeerOptions:
     backbone: str | None
     weights: Path | None
     image_size: int = 224
-    preset: str = "grad-s"
+    preset: Preset = "grad-s"
     epochs: int = 100
     batch_size: int = 64
     seed: int = 0
@@ -51,7 +53,9 @@ class PeerOptions:
 
 
 class Peer(Protocol):
-    """A method that learns from good images."""
+    """A method that learns from good images; ``image_size`` is the side that it takes them at."""
+
+    image_size: int
 
     def fit(self, samples: Sequence[Sample]) -> str:
         """Learn; returns what was done, in a few words."""
@@ -124,7 +128,7 @@ def _judge(
     size = (options.image_size, options.image_size)
     metrics = {name: ClassMetrics(name) for name in classes}
     seconds = 0.0
-    for mine, images in image_batches(samples, options.image_size):
+    for mine, images in image_batches(samples, peer.image_size):
         images = images.to(options.device)
         start = time.perf_counter()
         with torch.inference_mode():

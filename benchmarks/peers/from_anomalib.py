@@ -82,6 +82,7 @@ class FromAnomalib:
     def __init__(self, module: Any, options: PeerOptions, epochs: int, batch_size: int) -> None:
         self.lightning = module
         self.options = options
+        self.image_size = options.image_size
         self.epochs = epochs
         self.batch_size = batch_size
 

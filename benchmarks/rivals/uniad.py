@@ -122,8 +122,8 @@ class UniAD(nn.Module):
         channels, height, width: C, H and W of the feature maps.
     """
 
-    # What the training loop asks of a model: noise on coordinates that other processes know of.
-    jitter = None
+    # What the training loop asks of a model, and this one has not.
+    jitter = statistics = None
 
     def __init__(self, channels: int, height: int, width: int) -> None:
         super().__init__()
