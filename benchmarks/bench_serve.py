@@ -32,11 +32,11 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where grad is not installed
 
-from grad.detector import Detector
 from PIL import Image
 from report import machine_facts, write_json
 
 from grad.data.demo import DEMO_FOLDER
+from grad.detector import Detector
 from grad.errors import GradError
 
 UPLOAD_MB = 4  # the server's limit

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from grad import __version__
-from grad.calibration import Calibration, calibrated
+from grad.calibration import Calibration, Method, calibrated
 from grad.data import Picture
 from grad.data.picture import as_floats
 from grad.serving.scorer import Scorer
@@ -84,7 +84,7 @@ class Info(BaseModel):
     image_size: int
     device: str
     false_alarm_rate: float | None
-    method: Literal["good", "f1"] | None
+    method: Method | None
     thresholds: list[ThresholdRow]
     note: str | None
     max_upload_bytes: int

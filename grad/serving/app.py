@@ -21,7 +21,6 @@ from torch import Tensor
 
 from grad import __version__
 from grad.data import Picture
-from grad.data.picture import as_floats
 from grad.serving import access, answers, failures
 from grad.serving.access import Guard
 from grad.serving.answers import Health, Info, Prediction
@@ -154,7 +153,7 @@ class Inspector:
     def _decode(self, upload: Upload) -> tuple[Picture, Tensor]:
         picture = decode(upload, self.settings)
         size = self.scorer.image_size
-        return picture, as_floats(picture.resize((size, size)).tensor()).contiguous()
+        return picture, picture.resize((size, size)).tensor()
 
     def _answer(
         self, name: str, picture: Picture, anomaly_map: Tensor, score: float, wanted: _Wanted

@@ -1,40 +1,27 @@
-// Heat maps and outlines over a picture. Colours are on the calibrated scale: the same colour is as
-// far from normal in every class.
+// Heat maps and outlines over a picture, coloured as Detector colours its overlays: by the calibrated
+// value, so that a colour means the same in every class.
 
 const HEAT_COLOURS = DATA.heat.colours.match(/../g).map((hex) => parseInt(hex, 16));
 
-const TYPICAL = 0.1; // the value at distance 0
-
-/** Draws an image's heat map to a canvas of the map's own size; CSS makes it larger and fades it. */
-async function drawHeat(canvas, image) {
-  const values = await heatValues(image);
-  if (!values) return;
-  const { pixel, pixelTypical } = CLASSES[image.class].threshold;
-  const picture = new ImageData(values.width, values.height);
-  values.data.forEach((value, i) => {
-    const heat = heatAt((value - pixelTypical) / (pixel - pixelTypical));
+/** Draws heat to a canvas of the map's own size; CSS makes it larger and fades it. */
+function drawHeat(canvas, { width, height, data }, { pixel, pixelTypical }) {
+  const picture = new ImageData(width, height);
+  data.forEach((value, i) => {
+    const heat = valueAt((value - pixelTypical) / (pixel - pixelTypical));
     const colour = 3 * Math.round(255 * heat);
     picture.data[4 * i] = HEAT_COLOURS[colour];
     picture.data[4 * i + 1] = HEAT_COLOURS[colour + 1];
     picture.data[4 * i + 2] = HEAT_COLOURS[colour + 2];
     picture.data[4 * i + 3] = 255 * DATA.heat.opacity * Math.sqrt(heat);
   });
-  canvas.width = values.width;
-  canvas.height = values.height;
+  canvas.width = width;
+  canvas.height = height;
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }
 
-/** 0, which is clear, up to what is typical of good images, then towards 1 with the value. */
-const heatAt = (distance) => Math.max(0, (valueAt(distance) - TYPICAL) / (1 - TYPICAL));
-
-/** The map's values, { width, height, data }, read from its grey picture. */
+/** The values of an image's map, { width, height, data }, read from its grey picture. */
 async function heatValues(image) {
-  if (!image.heat || !CLASSES[image.class].threshold) return null;
-  const picture = new Image();
-  picture.src = `data:image/webp;base64,${image.heat}`;
-  await picture.decode();
-  const [width, height] = [picture.width, picture.height];
-  const pixels = pixelsOf(picture, width, height);
+  const { width, height, pixels } = await decodePixels(`data:image/webp;base64,${image.heat}`);
   const data = new Float32Array(width * height);
   for (let i = 0; i < data.length; i++) {
     data[i] = image.low + ((image.high - image.low) * pixels[4 * i]) / 255;
@@ -42,46 +29,63 @@ async function heatValues(image) {
   return { width, height, data };
 }
 
-function pixelsOf(picture, width, height) {
-  const canvas = element("canvas", { width, height });
-  const context = canvas.getContext("2d", { willReadFrequently: true });
+async function decodePixels(source) {
+  const picture = element("img", { src: source });
+  await picture.decode();
+  const { width, height } = picture;
+  const context = element("canvas", { width, height }).getContext("2d", {
+    willReadFrequently: true,
+  });
   context.drawImage(picture, 0, 0);
-  return context.getImageData(0, 0, width, height).data;
+  return { width, height, pixels: context.getImageData(0, 0, width, height).data };
 }
 
 /** The outlines of the true defect and of what GRAD marks, as SVG that covers the picture. */
-async function outlines(image) {
+async function outlines(image, { width, height, data }) {
   const svg = shape("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none", class: "outlines" });
-  const add = (className, path) => path && svg.append(shape("path", { class: className, d: path }));
+  const add = (className, path) =>
+    svg.append(
+      shape("path", { class: `${className} halo`, d: path }), // seen on bright pictures as well
+      shape("path", { class: className, d: path }),
+    );
   if (image.mask) {
-    const mask = new Image();
-    mask.src = `data:image/png;base64,${image.mask}`;
-    await mask.decode();
-    const pixels = pixelsOf(mask, mask.width, mask.height);
-    const inside = (x, y) => pixels[4 * (y * mask.width + x)] > 0;
+    const mask = await decodePixels(`data:image/png;base64,${image.mask}`);
+    const inside = (x, y) => mask.pixels[4 * (y * mask.width + x)] > 0;
     add("mask-line", borderPath(mask.width, mask.height, inside));
   }
-  const values = await heatValues(image);
-  if (values) {
-    const { width, height, data } = values;
-    add("marked-line", contourPath(width, height, data, CLASSES[image.class].threshold.pixel));
-  }
+  add("marked-line", contourPath(width, height, data, image.one.threshold.pixel));
   return svg;
 }
 
-/** The sides of pixels that lie between inside and outside, in a unit square. */
+/** The sides of pixels that lie between inside and outside, straight runs as one, in a unit square. */
 function borderPath(width, height, inside) {
   const at = (x, y) => x >= 0 && y >= 0 && x < width && y < height && inside(x, y);
   const round = (value) => value.toFixed(4);
   let path = "";
   for (let y = 0; y <= height; y++) {
-    for (let x = 0; x <= width; x++) {
-      const here = at(x, y);
-      if (here !== at(x, y - 1)) path += `M${round(x / width)} ${round(y / height)}h${round(1 / width)}`;
-      if (here !== at(x - 1, y)) path += `M${round(x / width)} ${round(y / height)}v${round(1 / height)}`;
+    for (const [start, length] of runs(width, (x) => at(x, y) !== at(x, y - 1))) {
+      path += `M${round(start / width)} ${round(y / height)}h${round(length / width)}`;
+    }
+  }
+  for (let x = 0; x <= width; x++) {
+    for (const [start, length] of runs(height, (y) => at(x, y) !== at(x - 1, y))) {
+      path += `M${round(x / width)} ${round(start / height)}v${round(length / height)}`;
     }
   }
   return path;
+}
+
+/** Where a condition holds without a break: [start, length] of each stretch of 0..count - 1. */
+function runs(count, holds) {
+  const found = [];
+  for (let i = 0, start = -1; i <= count; i++) {
+    const here = i < count && holds(i);
+    if (here && start < 0) start = i;
+    if (here || start < 0) continue;
+    found.push([start, i - start]);
+    start = -1;
+  }
+  return found;
 }
 
 /** Where values, taken at the pixels' centres, cross a level (marching squares), in a unit square. */
@@ -107,9 +111,8 @@ function contourPath(width, height, values, level) {
   return path;
 }
 
-/** The scale of colours, for a legend, and a tick where the threshold is. */
-function drawHeatRamp(canvas, tick) {
-  tick.style.left = `${100 * heatAt(1)}%`;
+/** The scale of colours, for a legend. */
+function drawHeatRamp(canvas) {
   const context = canvas.getContext("2d");
   const picture = context.createImageData(256, 1);
   for (let i = 0; i < 256; i++) {
@@ -136,8 +139,10 @@ function pictureOf(image, className) {
     layers.style.aspectRatio = ratio;
     layers.style.width = `${100 * Math.min(1, ratio)}%`;
     box.append(layers);
-    await drawHeat(canvas, image);
-    layers.append(await outlines(image));
+    box.classList.add("drawn");
+    const values = await heatValues(image);
+    drawHeat(canvas, values, image.one.threshold);
+    layers.append(await outlines(image, values));
   };
   return box;
 }

@@ -27,17 +27,17 @@ function startClassChoice() {
   when("class", () => (select.value = chosen ? chosen.index : ""));
 }
 
-/** Printing shows everything: what is folded, and the pictures drawn so far. */
+/** Printing unfolds what is folded; of the images it shows those drawn by then, the first always. */
 function startPrinting() {
   addEventListener("beforeprint", () => {
     for (const details of document.querySelectorAll("details")) details.open = true;
-    for (const card of byId("gallery")?.children ?? []) card.picture.fill?.();
   });
+  const first = [...(byId("gallery")?.children ?? [])].slice(0, 24);
+  setTimeout(() => first.forEach((card) => card.picture.fill?.()), 500);
 }
 
 startTheme();
 startClassChoice();
-startPrinting();
 makeSortable(byId("metrics-table"));
 addBars(byId("metrics-table"));
 if (byId("thresholds")) fillThresholdTable(byId("threshold-table").tBodies[0]);
@@ -49,3 +49,4 @@ if (byId("images")) {
 }
 if (byId("coordinates")) startScatter();
 if (byId("training")) startTraining();
+startPrinting();
