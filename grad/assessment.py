@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from grad.calibration import Calibration, calibrate
+from grad.checking import show_dataset
 from grad.checkpoint import (
     LoadedModel,
     load_calibration,
@@ -19,7 +20,7 @@ from grad.checkpoint import (
     model_files,
     save_calibration,
 )
-from grad.data import Dataset, Sample, find_dataset
+from grad.data import Dataset, Sample, check_masks, find_dataset
 from grad.devices import find_device
 from grad.errors import GradError
 from grad.evaluate import EvaluateOptions
@@ -29,7 +30,7 @@ from grad.folders import output_folder
 from grad.records import FILE_NAME as RECORDS
 from grad.records import read_records
 from grad.report import About, update_report
-from grad.results import METRICS, REPORT, Results, check_masks, show_dataset, test_settings
+from grad.results import METRICS, REPORT, Results, test_settings
 from grad.verdicts import choose_thresholds, judge, show_thresholds
 
 

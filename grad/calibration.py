@@ -266,6 +266,15 @@ def check_rate(false_alarm_rate: float) -> None:
         )
 
 
+def check_share(share: float) -> None:
+    """Raise a GradError for a share of the training images that can't be held out."""
+    if not 0.0 <= share <= 0.5:
+        raise GradError(
+            f"--calibration-share {share} must be between 0 and 0.5: 0.1 keeps one training image "
+            "in ten for thresholds."
+        )
+
+
 def _check(scores: ByClass) -> None:
     for name, values in scores.items():
         if not len(values):

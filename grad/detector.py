@@ -1,149 +1,39 @@
 """``Detector``: find defects in images with a trained model.
 
-detector = grad.Detector.load("runs/demo")
-result = detector.predict("part.png")
-result.score, result.is_anomalous, result.overlay().save("overlay.png")
+Example:
+    >>> detector = grad.Detector.load("runs/demo")
+    >>> result = detector.predict("part.png")
+    >>> result.score, result.is_anomalous
+    >>> result.overlay().save("overlay.png")
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from grad.calibration import Calibration, Threshold, calibrated
+from grad.calibration import Calibration, Threshold
 from grad.checkpoint import LoadedModel, ModelInfo, load_checkpoint
-from grad.data.picture import Picture, as_floats
-from grad.decoding import Decode, Skip, batches, collate, decode_ahead, default_workers
+from grad.decoding import Decode, Decoded, Skip, batches, collate, decode_ahead, default_workers
+from grad.detection import Result, no_thresholds
 from grad.devices import find_device
 from grad.errors import GradError
 from grad.inference import Engine
 from grad.sources import Item, One, items_of
 from grad.tiling import Tiling, score_tiles
 from grad.training import Precision
-from grad.visualize import overlay
+
+__all__ = ["Detector", "Result"]
 
 _BATCH = {"cpu": 8, "cuda": 64}  # images; on a CPU more of them leave its caches
-_OVERLAY = 1024  # pixels, longest side
-
-
-@dataclass(frozen=True)
-class Result:
-    """What was found in an image.
-
-    Attributes:
-        name: the image's path, or its place in a list, batch or video.
-        class_name: the class that it was judged as; None: a class that was not stated.
-        score: raw; higher is more anomalous.
-        anomaly_map: raw; (S, S) float32 on the CPU, S the model's image size. Of an image that was
-            cut into tiles (h, w), the image's own size.
-        size: (h, w) of the image, upright, in pixels.
-        limit: the threshold for images and map values; None where the model has none.
-    """
-
-    name: str
-    class_name: str | None
-    score: float
-    anomaly_map: Tensor = field(repr=False)
-    size: tuple[int, int]
-    limit: Threshold | None = field(repr=False)
-    item: Item = field(repr=False)
-    decoded: Picture | None = field(default=None, repr=False)
-
-    @property
-    def threshold(self) -> float:
-        """Scores above are anomalous.
-
-        Raises:
-            GradError: the model has no thresholds; so do ``value``, ``is_anomalous``, ``mask``.
-        """
-        return self._limit().image
-
-    @property
-    def value(self) -> float:
-        """The calibrated score: 0.1 for a typical good image, 0.5 at the threshold, below 1."""
-        limit = self._limit()
-        return calibrated(self.score, limit.image_typical, limit.image)
-
-    @property
-    def is_anomalous(self) -> bool:
-        """The verdict."""
-        return self.score > self._limit().image
-
-    @property
-    def mask(self) -> Tensor:
-        """Where the map is above its threshold; bool, of the anomaly map's shape."""
-        return self.anomaly_map > self._limit().pixel
-
-    def mask_of_image(self) -> Tensor:
-        """The mask in the image's own size: (h, w) bool, from the map resized bilinearly."""
-        limit, values = self._limit(), self.anomaly_map[None, None]
-        resized = F.interpolate(values, size=self.size, mode="bilinear")[0, 0]
-        return resized > limit.pixel
-
-    @property
-    def picture(self) -> Picture:
-        """The image, decoded again where only its path is known.
-
-        Raises:
-            GradError: it can't be read any more.
-        """
-        return self.item.picture() if self.decoded is None else self.decoded
-
-    @property
-    def image(self) -> Image.Image:
-        """The image in its own size, upright, as 8-bit RGB."""
-        return self.picture.rgb()
-
-    def overlay(self, longest: int | None = _OVERLAY) -> Image.Image:
-        """The image under its heat map.
-
-        Colours are on the calibrated scale, so they mean the same in all images; a model without
-        thresholds has a scale for each image.
-
-        Args:
-            longest: the longest side in pixels; larger images are made smaller. None: none are.
-
-        Returns:
-            RGB.
-        """
-        picture = self.picture
-        factor = 1.0 if longest is None else min(1.0, longest / max(self.size))
-        size = (max(1, round(factor * self.size[0])), max(1, round(factor * self.size[1])))
-        pixels = as_floats(picture.resize(size).tensor())
-        if self.limit is None:
-            low, high = float(self.anomaly_map.min()), float(self.anomaly_map.max())
-            return overlay(pixels, self.anomaly_map, low, high)
-        values = calibrated(self.anomaly_map, self.limit.pixel_typical, self.limit.pixel)
-        return overlay(pixels, values, 0.0, 1.0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but image and map, for JSON; what needs a threshold is None without one."""
-        known = self.limit is not None
-        return {
-            "name": self.name,
-            "class_name": self.class_name,
-            "score": self.score,
-            "value": self.value if known else None,
-            "threshold": self.threshold if known else None,
-            "is_anomalous": self.is_anomalous if known else None,
-            "map_maximum": float(self.anomaly_map.max()),
-            "width": self.size[1],
-            "height": self.size[0],
-        }
-
-    def _limit(self) -> Threshold:
-        if self.limit is None:
-            raise GradError(_no_thresholds(self.name))
-        return self.limit
 
 
 class Detector:
@@ -189,7 +79,7 @@ class Detector:
         if false_alarm_rate is None:
             return detector
         if loaded.calibration is None:
-            raise GradError(_no_thresholds(f"The model {path}"))
+            raise GradError(no_thresholds(f"The model {path}"))
         return cls(detector._engine, loaded.info, loaded.calibration.at_rate(false_alarm_rate))
 
     @classmethod
@@ -219,7 +109,7 @@ class Detector:
             GradError: it is not above zero; the model has no thresholds at all.
         """
         if self.calibration is None:
-            raise GradError(_no_thresholds("The model"))
+            raise GradError(no_thresholds("The model"))
         if not 0 < threshold < float("inf"):
             raise GradError(f"--threshold {threshold} must be a number above 0.")
         image = float(np.float32(threshold))  # scores are float32 too
@@ -379,19 +269,8 @@ class Detector:
             ahead=2 if tiling else 2 * size,
             on_error=on_error,
         )
-        for batch in batches(decoded, 1 if tiling else size):
-            if tiling is None:
-                maps, scores = self.score_batch(collate([one.pixels for one in batch]))
-                # Copies, as views would keep their whole batch alive.
-                found = [(m.clone(), s) for m, s in zip(maps, scores.tolist(), strict=True)]
-            else:
-                score_map, picture = self._engine.score_map, batch[0].picture
-                found = [score_tiles(score_map, picture, self.image_size, tiling)]
-            for one, (anomaly_map, score) in zip(batch, found, strict=True):
-                kept = one.picture if keep_images else None
-                yield Result(
-                    one.item.name, class_name, score, anomaly_map, one.size, limit, one.item, kept
-                )
+        groups = batches(decoded, 1 if tiling else size)
+        return self._results(groups, class_name, limit, tiling, keep_images)
 
     def score_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Anomaly maps and scores of images that have the network's size.
@@ -404,6 +283,29 @@ class Detector:
         """
         maps, scores = self._engine(images)
         return maps.cpu(), scores.cpu()
+
+    def _results(
+        self,
+        groups: Iterator[list[Decoded]],
+        class_name: str | None,
+        limit: Threshold | None,
+        tiling: Tiling | None,
+        keep_images: bool,
+    ) -> Generator[Result, None, None]:
+        for group in groups:
+            for one, (anomaly_map, score) in zip(group, self._scored(group, tiling), strict=True):
+                whole = one.picture if keep_images else None
+                yield Result(
+                    one.item.name, class_name, score, anomaly_map, one.size, limit, one.item, whole
+                )
+
+    def _scored(self, group: list[Decoded], tiling: Tiling | None) -> list[tuple[Tensor, float]]:
+        """Map and score of each image; they hold no memory of their batch."""
+        if tiling is None:
+            maps, scores = self.score_batch(collate([one.pixels for one in group]))
+            return [(m.clone(), s) for m, s in zip(maps, scores.tolist(), strict=True)]
+        score_map = self._engine.score_map
+        return [score_tiles(score_map, one.picture, self.image_size, tiling) for one in group]
 
     def _limit(self, class_name: str | None) -> Threshold | None:
         if class_name is not None and class_name not in self.classes:
@@ -421,10 +323,3 @@ def _is_one(images: object) -> bool:
     if isinstance(images, (np.ndarray, Tensor)):
         return images.ndim < 4
     return isinstance(images, (Image.Image, Item))
-
-
-def _no_thresholds(who: str) -> str:
-    return (
-        f"{who} has no threshold, as training was interrupted before there was one: "
-        "`python -m grad.train --resume RUN` goes on, scores and maps work without."
-    )

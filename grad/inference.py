@@ -18,7 +18,8 @@ from grad.backbone import Backbone
 from grad.data.picture import as_floats
 from grad.errors import GradError
 from grad.folding import fold_batch_norms
-from grad.model import GRAD, LocalPart
+from grad.grids import LocalPart
+from grad.model import GRAD
 from grad.scoring import anomaly_map, image_score
 from grad.training import Precision, choose_precision
 
@@ -163,9 +164,9 @@ class Engine:
 
     def _prepared(self, images: Tensor) -> Tensor:
         """On the device, float32, in channels_last memory."""
-        expected = (3, self.image_size, self.image_size)
-        if images.dim() != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(f"images must be (B, {expected}), got {tuple(images.shape)}")
+        side, shape = self.image_size, tuple(images.shape)
+        if len(shape) != 4 or shape[1:] != (3, side, side):
+            raise ValueError(f"images must be (B, 3, {side}, {side}), got {shape}")
         images = as_floats(images.to(self.device, non_blocking=True))
         return images.contiguous(memory_format=torch.channels_last)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from itertools import chain, islice
+from pathlib import Path
 
 from PIL import Image
 from rich.console import Console
@@ -42,23 +43,26 @@ def predict_all(options: PredictOptions) -> int:
     if first is None:
         raise GradError("Standard input names no image: give a path in each line.")
     detector = _load(options)
+    run = _Run(options, detector, console)
+    results = run.results(chain([first], items))
     with ExitStack() as stack:
-        out = None if options.out is None else stack.enter_context(_Out(options))
-        run = _Run(options, detector, console, out)
+        if options.out is not None:
+            run.out = stack.enter_context(_Out(options, options.out))
         stopped: BaseException | None = None
         try:
-            run.through(chain([first], items))
+            run.through(results)
         except (GradError, KeyboardInterrupt) as error:
             stopped = error  # the tables are closed and renamed before it goes on
         except BrokenPipeError:  # nobody reads the lines any more, as with `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if stopped is None and run.skipped and not run.images:
+    if run.images:
+        run.report()
+    if stopped is not None:
+        raise stopped
+    if run.skipped and not run.images:
         if run.skipped > 1:  # of a single one the reason was said
             console.print(f"None of the {run.skipped} images can be read.")
         return 2
-    run.report()
-    if stopped is not None:
-        raise stopped
     return int(options.fail_on_anomaly and run.anomalous > 0)
 
 
@@ -83,9 +87,8 @@ def _load(options: PredictOptions) -> Detector:
 class _Out:
     """The folder of results: tables and pictures."""
 
-    def __init__(self, options: PredictOptions) -> None:
-        assert options.out is not None
-        self.folder = claim(options.out)
+    def __init__(self, options: PredictOptions, folder: Path) -> None:
+        self.folder = claim(folder)
         self._pictures = Pictures(
             self.folder,
             overlays=options.overlays,
@@ -115,36 +118,37 @@ class _Out:
 class _Run:
     """Counts what was found, and shows it."""
 
-    def __init__(
-        self, options: PredictOptions, detector: Detector, console: Console, out: _Out | None
-    ) -> None:
-        self.options, self.detector, self.console, self.out = options, detector, console, out
+    def __init__(self, options: PredictOptions, detector: Detector, console: Console) -> None:
+        self.options, self.detector, self.console = options, detector, console
+        self.out: _Out | None = None
         self.images = self.anomalous = self.skipped = 0
         self._stdout = sys.stdout  # not what a progress bar puts in its place
-        live = any(is_live(path) for path in options.paths)
-        self._batch_size = options.batch_size or (1 if live else None)
 
-    def through(self, items: Iterator[Item]) -> None:
-        """Judge all items."""
+    def results(self, items: Iterator[Item]) -> Generator[Result, None, None]:
+        """The results of all items; what is wrong with the options is said here already."""
         options = self.options
-        # Lines on a terminal are a progress of their own, and a bar would be drawn into them.
-        bar = None if self.out is None and sys.stdout.isatty() else self.console
-        total = options.limit
-        if total is None and bar is not None and bar.is_terminal:
-            total = count_items(options.paths)
-        results = self.detector.stream(
+        live = any(is_live(path) for path in options.paths)
+        return self.detector.stream(
             items,
             class_name=options.class_name,
             tile=options.tile,
             overlap=options.overlap,
-            batch_size=self._batch_size,
+            batch_size=options.batch_size or (1 if live else None),
             workers=options.workers,
             keep_images=options.overlays,
             on_error=None if options.strict else self._skip,
         )
+
+    def through(self, results: Generator[Result, None, None]) -> None:
+        """Write or print results as they come."""
+        # Lines on a terminal are a progress of their own, and a bar would be drawn into them.
+        bar = None if self.out is None and sys.stdout.isatty() else self.console
+        total = self.options.limit
+        if total is None and bar is not None and bar.is_terminal:
+            total = count_items(self.options.paths)
         with closing(results), Progress(bar, "predicting", total) as progress:
             self._progress = progress
-            for result in islice(results, options.limit):
+            for result in islice(results, self.options.limit):
                 self._add(result)
                 progress.advance(1)
 

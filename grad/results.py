@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from grad import __version__
 from grad.calibration import Calibration
-from grad.data import Dataset, load_mask
 from grad.evaluation import MASK_RULE, evaluate, metrics_table, write_metrics
 from grad.features import Features
 from grad.metrics import ClassReport, summarize
@@ -165,31 +163,6 @@ def test_settings(test: Features, image_size: int, split: TrainingSplit | None) 
         "images": images,
         "unreadable_images": len(skipped),
     }
-
-
-def check_masks(dataset: Dataset) -> None:
-    """Decode every mask once, as a broken one should not come up after hours.
-
-    Raises:
-        GradError: a mask can't be read.
-    """
-    for sample in dataset.test:
-        if sample.mask is not None:
-            load_mask(sample.mask)
-
-
-def show_dataset(dataset: Dataset, console: Console) -> None:
-    """What was found in a folder: the counts of each class, and what is odd."""
-    table = Table(title=f"{dataset.root} ({dataset.layout})", title_justify="left")
-    table.add_column("class")
-    for heading in ("train", "test good", "test defects", "masks"):
-        table.add_column(heading, justify="right")
-    for row in dataset.summary():
-        counts = (row.train, row.test_good, row.test_anomalous, row.masks)
-        table.add_row(row.name, *(f"{count:,}" for count in counts))
-    console.print(table)
-    for note in dataset.notes:
-        console.print(note, style="yellow", markup=False)
 
 
 def _show_reasons(summary: Mapping[str, Any], console: Console) -> None:

@@ -241,3 +241,32 @@ def test_no_rows(device):
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         Jitter(**options)
+
+
+@pytest.mark.parametrize("dims", [2, 4])
+@pytest.mark.parametrize("per", ["pixel", "batch"])
+@pytest.mark.parametrize("function", [jitter_noise, reference.jitter_noise])
+def test_a_part_of_the_rows_has_the_noise_of_its_place(device, function, per, dims):
+    """Beyond 2^32 as well, where a row takes two words."""
+    jitter = Jitter(0.7, 1.0, per)
+    for start in (0, 7, 2**32 - 3):
+        base = torch.tensor([2402, 18293, start], device=device)
+        part = torch.tensor([2402, 18293, start + 5], device=device)
+        assert torch.equal(function(part, 40, dims, jitter), function(base, 45, dims, jitter)[5:])
+    whole = function(STATE.to(device), 45, dims, jitter)
+    assert torch.equal(function(part.new_tensor([2402, 18293, 5]), 40, dims, jitter), whole[5:])
+
+
+def test_projected_parts_are_parts_of_the_whole(device):
+    generator = torch.Generator().manual_seed(3)
+    hidden, weight, bias, grid = (
+        torch.randn(*shape, generator=generator).to(device)
+        for shape in ((90, 8), (2, 8), (2,), (5, 5, 12))
+    )
+    state = torch.tensor([2402, 18293, 30], device=device)
+    options = {"jitter": Jitter(0.5, 0.3)}
+    whole = project(hidden, weight, bias, grid, jitter_state=state[:2], **options)
+    part = project(hidden[30:], weight, bias, grid, jitter_state=state, **options)
+    assert torch.equal(part, whole[30:])
+    with pytest.raises(ValueError, match="what row 0 is counted as"):
+        project(hidden, weight, bias, grid, jitter_state=state.repeat(2), **options)

@@ -109,7 +109,10 @@ function showCardVerdict(image) {
   card.dataset.kind = kind;
   card.verdict.textContent = VERDICTS[kind];
   const label = `${image.one.name}, ${image.defect}, ${VERDICTS[kind]}`;
-  card.button.setAttribute("aria-label", `${label}, value ${image.value.toFixed(2)}, ${image.file}`);
+  card.button.setAttribute(
+    "aria-label",
+    `${label}, value ${image.value.toFixed(2)}, ${image.file}`,
+  );
 }
 
 /** While the threshold moves: badges and counts; cards come and go once it was let go. */

@@ -1,4 +1,4 @@
-// Heat maps and outlines over a picture. Colours are those of Detector's overlays: of the calibrated
+// Heat maps and outlines over a picture, coloured as Detector colours its overlays: by the calibrated
 // value, so that a colour means the same in every class.
 
 const HEAT_COLOURS = DATA.heat.colours.match(/../g).map((hex) => parseInt(hex, 16));
@@ -33,7 +33,9 @@ async function decodePixels(source) {
   const picture = element("img", { src: source });
   await picture.decode();
   const { width, height } = picture;
-  const context = element("canvas", { width, height }).getContext("2d", { willReadFrequently: true });
+  const context = element("canvas", { width, height }).getContext("2d", {
+    willReadFrequently: true,
+  });
   context.drawImage(picture, 0, 0);
   return { width, height, pixels: context.getImageData(0, 0, width, height).data };
 }

@@ -1,0 +1,128 @@
+"""Every image of a data set decoded once: its size, its kind, whether it can be read at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from PIL import Image
+
+from grad.data.images import UnreadableImage, load_mask, load_picture
+from grad.data.samples import Dataset
+
+_Found = TypeVar("_Found")
+
+_KINDS = {"1": "black and white", "L": "grey", "LA": "grey with alpha", "F": "floating point"}
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What one image file holds.
+
+    Attributes:
+        size: (H, W) in pixels, upright.
+        kind: its colours in words, such as ``"RGB"``, ``"grey"``, ``"16-bit grey"``.
+        digest: of its pixels as they are used; equal pictures have equal ones, whatever the format.
+    """
+
+    size: tuple[int, int]
+    kind: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All images of a data set.
+
+    Attributes:
+        images: what each readable image holds.
+        unreadable: why the others can't be read.
+        empty_masks: masks without a single pixel.
+        unreadable_masks: why masks can't be read.
+    """
+
+    images: dict[Path, ImageFacts]
+    unreadable: dict[Path, UnreadableImage]
+    empty_masks: frozenset[Path]
+    unreadable_masks: dict[Path, UnreadableImage]
+
+
+def survey_images(
+    dataset: Dataset, workers: int = 1, advance: Callable[[int], None] = lambda images: None
+) -> Survey:
+    """Decode every image and mask of a data set.
+
+    Args:
+        dataset: what was found in a folder.
+        workers: threads that decode.
+        advance: called with the number of files that were done since.
+    """
+    images: dict[Path, ImageFacts] = {}
+    unreadable: dict[Path, UnreadableImage] = {}
+    empty: set[Path] = set()
+    unreadable_masks: dict[Path, UnreadableImage] = {}
+    paths = [sample.path for sample in dataset.train + dataset.test]
+    masks = [sample.mask for sample in dataset.test if sample.mask is not None]
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for path, facts in _each(pool, image_facts, paths):
+            if isinstance(facts, UnreadableImage):
+                unreadable[path] = facts
+            else:
+                images[path] = facts
+            advance(1)
+        for path, filled in _each(pool, _has_pixels, masks):
+            if isinstance(filled, UnreadableImage):
+                unreadable_masks[path] = filled
+            elif not filled:
+                empty.add(path)
+            advance(1)
+    return Survey(images, unreadable, frozenset(empty), unreadable_masks)
+
+
+def image_facts(path: Path) -> ImageFacts:
+    """Decode an image and describe it.
+
+    Raises:
+        UnreadableImage: as for :func:`grad.data.load_image`.
+    """
+    picture = load_picture(path)
+    with Image.open(path) as image:  # its header, as the picture is in colour whatever it was
+        mode = image.mode
+    digest = hashlib.sha256(repr((picture.size, picture.bands[0].mode)).encode())
+    for band in picture.bands:
+        digest.update(band.tobytes())
+    kind = "16-bit grey" if mode.startswith("I;16") else _KINDS.get(mode, mode)
+    return ImageFacts(picture.size, kind, digest.hexdigest())
+
+
+def check_masks(dataset: Dataset) -> None:
+    """Decode every mask once, as a broken one should not come up after hours.
+
+    Raises:
+        GradError: a mask can't be read.
+    """
+    for sample in dataset.test:
+        if sample.mask is not None:
+            load_mask(sample.mask)
+
+
+def _has_pixels(mask: Path) -> bool:
+    return bool(load_mask(mask).any())
+
+
+def _each(
+    pool: ThreadPoolExecutor, look: Callable[[Path], _Found], paths: Sequence[Path]
+) -> Iterator[tuple[Path, _Found | UnreadableImage]]:
+    """Files and what ``look`` finds in them, or why they can't be read; in order."""
+
+    def attempt(path: Path) -> _Found | UnreadableImage:
+        try:
+            return look(path)
+        except UnreadableImage as error:
+            return error
+
+    return zip(paths, pool.map(attempt, paths), strict=True)
