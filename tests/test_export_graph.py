@@ -1,4 +1,4 @@
-"""The graph before it is written: what it computes, traced for any batch and size."""
+"""The graph before it is written: what it computes, and that any batch and size can be traced."""
 
 import json
 
