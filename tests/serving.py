@@ -70,7 +70,7 @@ def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
 
 
 @contextmanager
-def served(detector, **settings) -> Iterator[str]:
+def served(detector, name="fake", **settings) -> Iterator[str]:
     """The address of a server in a thread of its own."""
     import uvicorn
 
@@ -80,7 +80,7 @@ def served(detector, **settings) -> Iterator[str]:
 
     chosen = ServeSettings(port=0, **settings)
     with bind(chosen) as listener:
-        app = create_app(detector, chosen, "fake")
+        app = create_app(detector, chosen, name)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

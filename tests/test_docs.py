@@ -109,7 +109,9 @@ class Shell:
                 subprocess.run(["bash", "-ec", line], check=True, timeout=120)
 
     def grad(self, arguments: list[str]) -> None:
-        quick = QUICK if arguments[0] == "train" and "--resume" not in arguments else []
+        quick = {"train": QUICK, "export": ["--images", "part.png"]}.get(arguments[0], [])
+        if "--resume" in arguments:
+            quick = []
         assert main([*arguments, *quick]) == 0, arguments
 
     def serve(self, arguments: list[str]) -> None:
