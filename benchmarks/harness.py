@@ -198,7 +198,9 @@ def measure_all(bench: Bench, cases: Sequence[Case]) -> list[Row]:
     return rows
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Raises what is wrong with the command line."""
+
     def error(self, message: str) -> NoReturn:
         raise GradError(f"{message}; --help lists the options.")
 
@@ -209,7 +211,7 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Options:
     Raises:
         GradError: if an option is unknown or does not fit this machine.
     """
-    parser = _Parser(description=description)
+    parser = Parser(description=description)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="few sizes, under a minute")
     size.add_argument("--full", action="store_true", help="all sizes, layouts and dtypes")
@@ -227,22 +229,37 @@ def parse(description: str, arguments: Sequence[str] | None = None) -> Options:
         "--seconds", type=float, metavar="S", help="begin no further case after this time"
     )
     given = parser.parse_args(arguments)
-    cuda = torch.cuda.is_available()
-    if given.device == "cuda" and not cuda:
-        raise GradError("--device cuda: torch sees no CUDA device here; use --device cpu.")
-    if given.threads is not None and given.threads < 1:
-        raise GradError(f"--threads must be at least 1, got {given.threads}.")
-    if given.json is not None and not given.json.resolve().parent.is_dir():
-        raise GradError(f"--json {given.json}: the folder {given.json.parent} does not exist.")
+    device = device_of(given.device)
+    check_files_and_threads(given)
     return Options(
         quick=given.quick,
         full=given.full,
-        device=torch.device(given.device or ("cuda" if cuda else "cpu")),
+        device=device,
         json=given.json,
         threads=given.threads,
         compile=not given.quick if given.compile is None else given.compile,
         seconds=QUICK_SECONDS if given.quick and given.seconds is None else given.seconds,
     )
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device of ``--device``; without it the GPU, if there is one.
+
+    Raises:
+        GradError: if it is not there.
+    """
+    cuda = torch.cuda.is_available()
+    if name == "cuda" and not cuda:
+        raise GradError("--device cuda: torch sees no CUDA device here; use --device cpu.")
+    return torch.device(name or ("cuda" if cuda else "cpu"))
+
+
+def check_files_and_threads(given: argparse.Namespace) -> None:
+    """Raise a GradError for ``--threads`` or ``--json`` that can't be."""
+    if given.threads is not None and given.threads < 1:
+        raise GradError(f"--threads must be at least 1, got {given.threads}.")
+    if given.json is not None and not given.json.resolve().parent.is_dir():
+        raise GradError(f"--json {given.json}: the folder {given.json.parent} does not exist.")
 
 
 def _output_bytes(case: Case, ours: Arguments, name: str) -> int:

@@ -10,8 +10,8 @@ Example:
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -22,18 +22,22 @@ from torch import Tensor
 
 from grad.calibration import Calibration, Threshold
 from grad.checkpoint import LoadedModel, ModelInfo, load_checkpoint
-from grad.decoding import Decode, Decoded, Skip, batches, collate, decode_ahead, default_workers
+from grad.data.picture import Picture, collate
 from grad.detection import Result, no_thresholds
 from grad.devices import find_device
 from grad.errors import GradError
 from grad.inference import Engine
 from grad.sources import Item, One, items_of
+from grad.streaming import default_workers, work_in_threads
 from grad.tiling import Tiling, score_tiles
 from grad.training import Precision
 
 __all__ = ["Detector", "Result"]
 
 _BATCH = {"cpu": 8, "cuda": 64}  # images; on a CPU more of them leave its caches
+
+Skip = Callable[[GradError], None]
+"""Is told why an image is left out."""
 
 
 class Detector:
@@ -112,17 +116,7 @@ class Detector:
             raise GradError(no_thresholds("The model"))
         if not 0 < threshold < float("inf"):
             raise GradError(f"--threshold {threshold} must be a number above 0.")
-        image = float(np.float32(threshold))  # scores are float32 too
-
-        def moved(limit: Threshold) -> Threshold:
-            typical = limit.image_typical if limit.image_typical < image else image / 2
-            return replace(limit, image=image, image_typical=typical, note="Given by hand.")
-
-        classes = {name: moved(limit) for name, limit in self.calibration.classes.items()}
-        calibration = replace(
-            self.calibration, classes=classes, unknown=moved(self.calibration.unknown)
-        )
-        return Detector(self._engine, self.info, calibration)
+        return Detector(self._engine, self.info, self.calibration.fixed(threshold))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -241,13 +235,13 @@ class Detector:
     ) -> Generator[Result, None, None]:
         """Judge any number of images, one result after the other, in order and bounded memory.
 
-        Images are decoded in threads while the network works on others.
+        Decoding and the network run in several threads, each with images of its own.
 
         Args:
             sources: as in :meth:`predict`; a generator may go on for ever.
             class_name, tile, overlap: as in :meth:`predict`.
             batch_size: images that the network takes at once; None: what suits the device.
-            workers: threads that decode; None: one a core, at most 8.
+            workers: number of threads; None: one a core, at most 8.
             keep_images: whether results of files hold the decoded image; otherwise
                 :attr:`Result.image` decodes it again.
             on_error: is told why an image can't be used, which is then left out; None: raise.
@@ -255,22 +249,21 @@ class Detector:
         Raises:
             GradError: as in :meth:`predict`.
         """
-        limit = self._limit(class_name)
         tiling = None if tile is None else Tiling(tile, overlap)
         if overlap is not None and tile is None:
             raise GradError("--overlap needs --tile: it says how much of it tiles share.")
         size = self.batch_size if batch_size is None else batch_size
         if size < 1:
             raise GradError(f"--batch-size {size} is too small: give 1 or more.")
-        decoded = decode_ahead(
-            items_of(sources),
-            Decode(None if tiling else self.image_size, keep_images),
-            workers=workers or default_workers(),
-            ahead=2 if tiling else 2 * size,
-            on_error=on_error,
-        )
-        groups = batches(decoded, 1 if tiling else size)
-        return self._results(groups, class_name, limit, tiling, keep_images)
+        if workers is None:
+            workers = default_workers(self.device)
+            if tiling is not None:  # each holds a large image
+                workers = min(workers, 2)
+        limit = self._limit(class_name)
+        judge = _Judge(self._engine, class_name, limit, tiling, keep_images)
+        items = items_of(sources)
+        found = work_in_threads(items, judge, size=1 if tiling else size, workers=workers)
+        return _without_errors(found, on_error)
 
     def score_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Anomaly maps and scores of images that have the network's size.
@@ -284,29 +277,6 @@ class Detector:
         maps, scores = self._engine(images)
         return maps.cpu(), scores.cpu()
 
-    def _results(
-        self,
-        groups: Iterator[list[Decoded]],
-        class_name: str | None,
-        limit: Threshold | None,
-        tiling: Tiling | None,
-        keep_images: bool,
-    ) -> Generator[Result, None, None]:
-        for group in groups:
-            for one, (anomaly_map, score) in zip(group, self._scored(group, tiling), strict=True):
-                whole = one.picture if keep_images else None
-                yield Result(
-                    one.item.name, class_name, score, anomaly_map, one.size, limit, one.item, whole
-                )
-
-    def _scored(self, group: list[Decoded], tiling: Tiling | None) -> list[tuple[Tensor, float]]:
-        """Map and score of each image; they hold no memory of their batch."""
-        if tiling is None:
-            maps, scores = self.score_batch(collate([one.pixels for one in group]))
-            return [(m.clone(), s) for m, s in zip(maps, scores.tolist(), strict=True)]
-        score_map = self._engine.score_map
-        return [score_tiles(score_map, one.picture, self.image_size, tiling) for one in group]
-
     def _limit(self, class_name: str | None) -> Threshold | None:
         if class_name is not None and class_name not in self.classes:
             raise GradError(
@@ -314,6 +284,68 @@ class Detector:
                 f"{', '.join(self.classes)}, or name none."
             )
         return None if self.calibration is None else self.calibration.threshold(class_name)
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Items to results, in any thread."""
+
+    engine: Engine
+    class_name: str | None
+    limit: Threshold | None
+    tiling: Tiling | None
+    keep_images: bool
+
+    def __call__(self, items: list[Item]) -> list[Result | GradError]:
+        """A result for each item, or why there is none."""
+        decoded = [_picture_or_error(item) for item in items]
+        pictures = [one for one in decoded if isinstance(one, Picture)]
+        scored = iter(self._scored(pictures))
+        return [
+            self._result(item, one, *next(scored)) if isinstance(one, Picture) else one
+            for item, one in zip(items, decoded, strict=True)
+        ]
+
+    def _scored(self, pictures: list[Picture]) -> list[tuple[Tensor, float]]:
+        """Anomaly map and score of each, without memory that they share."""
+        if not pictures:
+            return []
+        size = self.engine.image_size
+        if self.tiling is not None:
+            return [score_tiles(self.engine.score_map, p, size, self.tiling) for p in pictures]
+        maps, scores = self.engine(collate([p.resize((size, size)).tensor() for p in pictures]))
+        return [(m.clone(), s) for m, s in zip(maps.cpu(), scores.tolist(), strict=True)]
+
+    def _result(self, item: Item, picture: Picture, anomaly_map: Tensor, score: float) -> Result:
+        return Result(
+            name=item.name,
+            class_name=self.class_name,
+            score=score,
+            anomaly_map=anomaly_map,
+            size=picture.size,
+            limit=self.limit,
+            item=item,
+            decoded=picture if self.keep_images else None,
+        )
+
+
+def _picture_or_error(item: Item) -> Picture | GradError:
+    try:
+        return item.picture()
+    except GradError as error:
+        return error
+
+
+def _without_errors(
+    found: Iterator[Result | GradError], on_error: Skip | None
+) -> Generator[Result, None, None]:
+    for one in found:
+        if isinstance(one, Result):
+            yield one
+        elif on_error is None:
+            raise one
+        else:
+            on_error(one)
 
 
 def _is_one(images: object) -> bool:

@@ -13,7 +13,6 @@ from pathlib import Path
 from PIL import Image
 from rich.console import Console
 
-from grad.decoding import default_workers
 from grad.detector import Detector, Result
 from grad.errors import GradError
 from grad.outputs import Pictures, Tables, claim, tables
@@ -94,7 +93,7 @@ class _Out:
             overlays=options.overlays,
             maps=options.maps,
             masks=options.masks,
-            workers=options.workers or default_workers(),
+            workers=options.workers or 2,
         )
         self._stack = ExitStack()
 

@@ -110,6 +110,16 @@ def as_floats(pixels: Tensor) -> Tensor:
     return pixels.float().div_(255.0) if pixels.dtype == torch.uint8 else pixels.float()
 
 
+def collate(pixels: list[Tensor]) -> Tensor:
+    """Images (3, H, W) as a batch (B, 3, H, W) in channels_last memory.
+
+    uint8 where all of them are, else floats in [0, 1].
+    """
+    if any(one.dtype != torch.uint8 for one in pixels):
+        pixels = [as_floats(one) for one in pixels]
+    return torch.stack([one.permute(1, 2, 0) for one in pixels]).permute(0, 3, 1, 2)
+
+
 def _unit_range(values: NDArray[Any], top: int) -> NDArray[np.float32]:
     """Values from 0 to ``top`` as float32 from 0 to 1."""
     low, high = values.min(), values.max()
