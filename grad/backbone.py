@@ -1,8 +1,9 @@
 """The frozen backbone: images to feature maps, on any timm model (paper, section 4).
 
 Two maps are taken, at stride 8 and 16; the second is resized to the first, and both are
-concatenated. Stages behind the last map used are removed. Weights come from a file, from the hub
-that timm reads, or from an installed package; there is never a backbone with random weights.
+concatenated. With a third one, at stride 32, all have the size of the one at stride 16. Stages
+behind the last map used are removed. Weights come from a file, from the hub that timm reads, or
+from an installed package; there is never a backbone with random weights.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ class Backbone(nn.Module):
         self.name = name
         self.note = note
         self.channels: int = sum(entry["num_chs"] for entry in info)
-        self.stride: int = info[0]["reduction"]
+        self._base = (len(info) - 1) // 2  # the map whose size all others get
+        self.stride: int = info[self._base]["reduction"]
         self.maps = list(maps)
         self.dtype = torch.float32
         self.model = model.requires_grad_(False).to(memory_format=torch.channels_last)
@@ -126,22 +128,31 @@ class Backbone(nn.Module):
             images: (B, 3, H, W), floating point in [0, 1]; normalised here.
 
         Returns:
-            (B, C, H / stride, W / stride) in channels_last memory, C the channels of the first map
-            and then those of the second.
+            (B, C, H / stride, W / stride) in channels_last memory, C the channels of the first map,
+            then those of the second, and so on.
         """
         images = (images - self.mean) / self.std
         images = images.to(self.dtype, memory_format=torch.channels_last)
         maps: list[Tensor] = self.model.forward_intermediates(
             images, indices=self.maps, output_fmt="NCHW", intermediates_only=True
         )
-        size = maps[0].shape[-2:]
-        maps[1:] = [
-            F.interpolate(m, size=size, mode="bilinear", align_corners=True) for m in maps[1:]
-        ]
+        height, width = maps[self._base].shape[-2:]
+        maps = [_resized(m, height, width) for m in maps]
         return torch.cat(maps, dim=1).contiguous(memory_format=torch.channels_last)
 
 
-def load_backbone(name: str | None = None, weights: Path | None = None) -> Backbone:
+def _resized(maps: Tensor, height: int, width: int) -> Tensor:
+    """Means of areas where a map becomes smaller, bilinear where it becomes larger."""
+    if maps.shape[-2:] == (height, width):
+        return maps
+    if maps.shape[-2] > height:
+        return F.adaptive_avg_pool2d(maps, (height, width))
+    return F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=True)
+
+
+def load_backbone(
+    name: str | None = None, weights: Path | None = None, *, scales: int = 2
+) -> Backbone:
     """A backbone with trained weights.
 
     Weights are taken from ``weights``; else from an installed package (``tf_efficientnet_lite0``
@@ -159,21 +170,23 @@ def load_backbone(name: str | None = None, weights: Path | None = None) -> Backb
         weights: a safetensors file or a PyTorch state dict (loaded without running any code) under
             timm's names, with or without the classifier; an EfficientNet may also have the names of
             the original port (``efficientnet-b4-6ed6700e.pth``). float16 is widened.
+        scales: how many maps to use; with 3 also the last at stride 32, and all at the size of the
+            one at stride 16.
 
     Raises:
         GradError: an unknown model or one without feature maps; weights that can't be had, don't
             fit, or are no weights.
     """
     if name is not None or weights is not None:
-        return _load(DEFAULT_BACKBONE if name is None else name, weights, note=None)
+        return _load(DEFAULT_BACKBONE if name is None else name, weights, scales, note=None)
     try:
-        return _load(DEFAULT_BACKBONE, None, note=None)
+        return _load(DEFAULT_BACKBONE, None, scales, note=None)
     except _WeightsUnavailable as error:
         note = (
             f"The backbone is the built-in {BUILT_IN_BACKBONE}, because the weights of "
             f"{DEFAULT_BACKBONE} can't be had ({error.reason}); --weights FILE gives them."
         )
-        return _load(BUILT_IN_BACKBONE, None, note)
+        return _load(BUILT_IN_BACKBONE, None, scales, note)
 
 
 def restore_backbone(name: str, maps: Sequence[int], state: Mapping[str, Tensor]) -> Backbone:
@@ -211,7 +224,7 @@ class _WeightsUnavailable(GradError):
         )
 
 
-def _load(name: str, weights: Path | None, note: str | None) -> Backbone:
+def _load(name: str, weights: Path | None, scales: int, note: str | None) -> Backbone:
     if not timm.is_model(name):
         close = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them."
@@ -226,7 +239,7 @@ def _load(name: str, weights: Path | None, note: str | None) -> Backbone:
     tensors = None if file is None else _read_weights(file)
     model = _download(name) if tensors is None else _create(name, pretrained=False)
     # Removes everything behind the last map, so that only what is used is run, loaded and hashed.
-    maps = model.prune_intermediate_layers(_choose_maps(name, model), prune_norm=True)
+    maps = model.prune_intermediate_layers(_choose_maps(name, model, scales), prune_norm=True)
     if tensors is not None:
         _fill(model, tensors, name, f"--weights {weights}" if weights else f"The file {file}")
     return Backbone(name, model, maps, note)
@@ -256,10 +269,10 @@ def _feature_info(model: Any) -> list[dict[str, Any]]:
     return list(info) if isinstance(info, list) else [info[index] for index in range(len(info))]
 
 
-def _choose_maps(name: str, model: Any) -> list[int]:
-    """The last map at each of the two finest strides from 8 on, or the one there is."""
+def _choose_maps(name: str, model: Any, scales: int) -> list[int]:
+    """The last map at each of the finest strides from 8 on, as many as there are of ``scales``."""
     last = {entry["reduction"]: index for index, entry in enumerate(_feature_info(model))}
-    strides = sorted(stride for stride in last if stride >= 8)[:2]
+    strides = sorted(stride for stride in last if stride >= 8)[:scales]
     if not strides or not hasattr(model, "forward_intermediates"):
         raise GradError(f"--backbone {name} has no feature maps that timm gives out: take another.")
     return [last[stride] for stride in strides]

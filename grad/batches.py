@@ -54,7 +54,7 @@ class Loader:
         on_device: OnDevice = "auto",
     ) -> None:
         self._features, self._device, self._dtype = features, device, dtype
-        self.resident = on_device == "always" or (on_device == "auto" and _fits(features, device))
+        self.resident = on_device == "always" or (on_device == "auto" and fits(features, device))
         self._kept = self._keep() if self.resident else None
 
     def load(self, parts: Sequence[Sequence[int]]) -> Iterator[Tensor]:
@@ -91,7 +91,8 @@ class Loader:
         return kept
 
 
-def _fits(features: Features, device: torch.device) -> bool:
+def fits(features: Features, device: torch.device) -> bool:
+    """Whether a device is a GPU and half of its free memory is enough for all features."""
     if device.type != "cuda":
         return False
     count, channels, height, width = features.shape

@@ -18,8 +18,9 @@ from grad.batches import OnDevice
 from grad.calibration import DEFAULT_RATE, check_rate, check_share
 from grad.errors import GradError
 from grad.files import replacing
-from grad.model import JitterMode, Parts, Preset, Refine
-from grad.options import class_list, flag, given_options, option, parse_options
+from grad.memory import Lookup
+from grad.model import JitterMode, ModelSettings, Parts, Preset, Refine
+from grad.options import class_list, flag, given_options, key, option, parse_options
 
 # Without --data: what suits the demo set and two CPU cores. Options that were given win.
 DEMO_DEFAULTS: dict[str, Any] = {
@@ -27,8 +28,10 @@ DEMO_DEFAULTS: dict[str, Any] = {
     "preset": "grad-tiny",
     "epochs": 40,
     "batch_size": 8,
+    "image_size": 224,
 }
-DEFAULTS: dict[str, Any] = {"preset": "grad", "epochs": 100, "batch_size": 64}
+DEFAULTS: dict[str, Any] = {"preset": "grad", "epochs": 100, "batch_size": 64, "image_size": 224}
+PLUS_IMAGE_SIZE = 320
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,9 @@ class TrainConfig:
     sync_batch_norm: bool = option(
         True, "Several processes: batch statistics over all of them, as in one process."
     )
-    image_size: int = option(224, "Side of the square that images are resized to, in pixels.")
+    image_size: int | None = option(
+        None, "Side of the square that images are resized to, in pixels; none: 224, grad-plus 320."
+    )
     out: Path | None = option(
         None, "Folder for the results, new or empty; none: a free name in runs/."
     )
@@ -103,15 +108,23 @@ class TrainConfig:
         False, "Keep the score of every pixel, 4 bytes each, however many there are."
     )
     strict: bool = option(False, "Stop at unreadable images and odd files, not leave them out.")
-    parts: Parts = option("local+global", "Which grids the model has.")
+    parts: Parts = option("local+global", "Which perspectives the model has.")
     refine: Refine = option("combined", "How prediction and features are mixed.")
     jitter: JitterMode = option(
         "pixel", "Noise on local coordinates: a coin for each pixel, for the batch, or off."
     )
+    local: Lookup = option(
+        "grid", "What answers each pixel: the grid, or vq or attention over --local-entries."
+    )
     local_dims: int = option(2, "Axes of the local grid, 1 to 4.")
     local_resolution: int = option(8, "Cells along each axis of the local grid.")
+    local_entries: int = option(64, "Entries of the local vq or attention.")
+    global_: Lookup = option(
+        "grid", "What answers each image: the grid, or vq or attention over --global-entries."
+    )
     global_dims: int = option(2, "Axes of the global grid, 1 to 4.")
     global_resolution: int = option(4, "Cells along each axis of the global grid.")
+    global_entries: int = option(16, "Entries of the global vq or attention.")
 
     def __post_init__(self) -> None:
         lowest = {
@@ -123,6 +136,8 @@ class TrainConfig:
             "seed": 0,
             "local_resolution": 1,
             "global_resolution": 1,
+            "local_entries": 1,
+            "global_entries": 1,
         }
         for name, limit in lowest.items():
             value = getattr(self, name)
@@ -154,13 +169,30 @@ class TrainConfig:
         except ValueError:
             raise GradError(f"--drops {self.drops!r} is no list of epochs: give 40,80.") from None
 
+    def model_options(self) -> dict[str, Any]:
+        """The options that are fields of :class:`grad.model.ModelSettings`."""
+        own = {f.name for f in dataclasses.fields(self)}
+        names = [f.name for f in dataclasses.fields(ModelSettings) if f.name in own]
+        return {name: getattr(self, name) for name in names}
+
     def resolved(self) -> TrainConfig:
         """The same with the defaults that depend on whether data were given."""
         defaults = DEFAULTS if self.data is not None else DEMO_DEFAULTS
         if self.data is None and self.weights is not None:
             defaults = {**defaults, "backbone": None}  # weights alone mean the default backbone
+        if (self.preset or defaults["preset"]) == "grad-plus":
+            defaults = {**defaults, "image_size": PLUS_IMAGE_SIZE}
         missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         return dataclasses.replace(self, **missing)
+
+    def side(self) -> int:
+        """``--image-size`` of resolved options."""
+        assert self.image_size is not None
+        return self.image_size
+
+    def scales(self) -> int:
+        """How many of the backbone's feature maps the preset takes."""
+        return 3 if self.preset == "grad-plus" else 2
 
     def torch_device(self) -> torch.device:
         """``--device`` as a device that is there.
@@ -216,9 +248,9 @@ def _parse(arguments: Sequence[str] | None) -> TrainConfig:
 def write_config(path: Path, config: TrainConfig) -> None:
     """Write options as YAML that ``--config`` reads back, but for the folder of the run."""
     values = {
-        key: str(value) if isinstance(value, Path) else value
-        for key, value in dataclasses.asdict(config).items()
-        if key not in ("out", "resume")
+        key(name): str(value) if isinstance(value, Path) else value
+        for name, value in dataclasses.asdict(config).items()
+        if name not in ("out", "resume")
     }
     with replacing(path) as temporary:
         temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

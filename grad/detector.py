@@ -211,7 +211,7 @@ class Detector:
         Raises:
             GradError: an image that can't be used, a folder without any, an unknown class.
 
-        Example:
+        Examples:
             >>> detector = grad.Detector.load("runs/demo")
             >>> detector.predict("part.png").is_anomalous
             True

@@ -80,7 +80,9 @@ def _run(config: TrainConfig, device: torch.device, console: Console) -> Path:
     dataset, validation = distributed.from_main(lambda: _find(config))
     show_dataset(dataset, console)
     with _run_folder(config, dataset) as out, _deterministic(device):
-        backbone = distributed.main_first(lambda: load_backbone(config.backbone, config.weights))
+        backbone = distributed.main_first(
+            lambda: load_backbone(config.backbone, config.weights, scales=config.scales())
+        )
         backbone = backbone.to(device)
         if backbone.note:
             console.print(backbone.note, style="yellow", markup=False)
@@ -176,7 +178,7 @@ def _features(
     return compute_features(
         samples,
         backbone,
-        config.image_size,
+        config.side(),
         cache=config.cache or default_cache(),
         device=device,
         workers=config.workers or 1,
@@ -227,14 +229,14 @@ def _train_and_evaluate(job: _Run, split: TrainingSplit, test: Features, folder:
         )
         raise KeyboardInterrupt
     good, trained = (
-        good_scores(model, features, config.image_size, console)
+        good_scores(model, features, config.side(), console)
         for features in (split.calibration, split.training)
     )
     calibration = calibrate(*good, split.sources, config.false_alarm_rate, trained)
     records = job.results.add(
         model,
         test,
-        config.image_size,
+        config.side(),
         classes,
         console,
         train=split.training,
@@ -249,20 +251,9 @@ def _train_and_evaluate(job: _Run, split: TrainingSplit, test: Features, folder:
 
 def _make_model(job: _Run) -> GRAD:
     config = job.config
-    height, width = job.backbone.feature_size(config.image_size)
-    assert config.preset is not None
+    height, width = job.backbone.feature_size(config.side())
     return GRAD.from_preset(
-        config.preset,
-        job.backbone.channels,
-        height,
-        width,
-        parts=config.parts,
-        local_dims=config.local_dims,
-        local_resolution=config.local_resolution,
-        global_dims=config.global_dims,
-        global_resolution=config.global_resolution,
-        refine=config.refine,
-        jitter=config.jitter,
+        channels=job.backbone.channels, height=height, width=width, **config.model_options()
     )
 
 
@@ -283,7 +274,7 @@ def _info(job: _Run, classes: tuple[str, ...], epochs: int) -> ModelInfo:
         backbone=backbone.name,
         backbone_maps=tuple(backbone.maps),
         backbone_fingerprint=backbone.fingerprint,
-        image_size=job.config.image_size,
+        image_size=job.config.side(),
         mean=tuple(backbone.mean.flatten().tolist()),
         std=tuple(backbone.std.flatten().tolist()),
         classes=classes,
@@ -322,7 +313,7 @@ def _settings(config: TrainConfig, split: TrainingSplit, test: Features) -> dict
         "epochs": config.epochs,
         "backbone": config.backbone,
         "calibration_share": None if config.validation else config.calibration_share,
-        **test_settings(test, config.image_size, split),
+        **test_settings(test, config.side(), split),
     }
 
 
@@ -341,7 +332,7 @@ def _about(config: TrainConfig, dataset: Dataset, backbone: Backbone) -> About:
         f"{data}, {config.preset}",
         {
             "data": f"{dataset.root} ({dataset.layout} layout)",
-            "backbone": f"{backbone.name}, images at {config.image_size} x {config.image_size}",
+            "backbone": f"{backbone.name}, images at {config.side()} x {config.side()}",
             "grids": grids[config.parts],
             "training": f"{config.epochs} epochs, batches of {config.batch_size}, "
             f"{config.precision} on {config.device}",

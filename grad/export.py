@@ -50,8 +50,8 @@ class ExportOptions:
     )
     batch: Literal["dynamic"] | int = option("dynamic", "Images in a batch; dynamic: any number.")
     opset: int | None = option(None, "Version of ONNX's operators; none: 18.")
-    images: Path | None = option(
-        None, "Image, or folder of images, to verify the file with; none: those of the demo set."
+    images: str | None = option(
+        None, "Image, folder or pattern of images to verify with; none: those of the demo set."
     )
 
     def __post_init__(self) -> None:

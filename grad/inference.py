@@ -18,7 +18,8 @@ from grad.backbone import Backbone
 from grad.data.picture import as_floats
 from grad.errors import GradError
 from grad.folding import fold_batch_norms
-from grad.model import GRAD, LocalPart
+from grad.grids import LocalPart
+from grad.model import GRAD
 from grad.scoring import map_and_score
 from grad.training import Precision, choose_precision
 

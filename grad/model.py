@@ -1,15 +1,14 @@
 """GRAD: two learned grids of normal features and the network that fuses them (paper, section 3).
 
 The model sees tensors only: feature maps in, their normal version out. It is read from top to
-bottom: settings, the two grids and their heads, the fusion network, and ``GRAD`` which puts them
-together. Inside, everything is rows x channels: feature maps (B, C, H, W) in channels_last memory
-are the matrix (B*H*W, C) without a copy.
+bottom: settings, the fusion network, and ``GRAD`` which puts it together with the grids of
+:mod:`grad.grids`, or their rivals in :mod:`grad.memory`. Inside, everything is rows x channels:
+feature maps (B, C, H, W) in channels_last memory are the matrix (B*H*W, C) without a copy.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -19,9 +18,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from grad import ops
 from grad.errors import GradError
+from grad.grids import GlobalPart, LocalPart, lookup_both
+from grad.memory import Lookup, MemoryPart
 from grad.ops import Jitter
+from grad.statistics import Statistics
 
-Preset = Literal["grad", "grad-s", "grad-432", "grad-tiny"]
+Preset = Literal["grad", "grad-s", "grad-432", "grad-tiny", "grad-plus"]
 Parts = Literal["local+global", "local", "global"]
 Refine = Literal["combined", "mse", "cosine", "none"]
 JitterMode = Literal["pixel", "batch", "off"]
@@ -32,6 +34,7 @@ PRESETS: dict[Preset, tuple[int, int]] = {
     "grad-s": (7, 144),  # half the width
     "grad-432": (7, 432),  # the released code
     "grad-tiny": (4, 64),  # for CPUs
+    "grad-plus": (4, 64),  # with statistics, on larger images and three maps: docs/experiments.md
 }
 
 
@@ -42,12 +45,17 @@ class ModelSettings:
     Args:
         preset: size of the fusion network, a key of ``PRESETS``.
         channels, height, width: C, H and W of the feature maps.
-        parts: which grids there are.
+        parts: which perspectives there are, local and global.
+        local, global_: how each looks up: in a grid, or in a memory of K entries.
         local_dims, local_resolution: the local grid's number of axes (1 to 4) and cells along each.
         global_dims, global_resolution: the same of the global grid.
+        local_entries, global_entries: K of the memories.
         refine: how prediction and features are mixed (see :func:`grad.ops.refine`).
         jitter: whether a coin is tossed for each pixel, for the batch, or no noise is added.
         jitter_probability, jitter_std: see :class:`grad.ops.Jitter`.
+        statistics: whether features are standardised and residuals whitened by the training
+            images' statistics (:class:`grad.statistics.Statistics`). The loss is then the mean
+            squared error, and ``refine`` has no effect. None: with the preset ``grad-plus``.
 
     Raises:
         GradError: if a value is unknown or out of range.
@@ -66,9 +74,23 @@ class ModelSettings:
     jitter: JitterMode = "pixel"
     jitter_probability: float = 0.5
     jitter_std: float = 0.05
+    statistics: bool | None = None
+    local: Lookup = "grid"
+    local_entries: int = 64
+    global_: Lookup = "grid"
+    global_entries: int = 16
 
     def __post_init__(self) -> None:
-        choices = {"preset": Preset, "parts": Parts, "refine": Refine, "jitter": JitterMode}
+        if self.statistics is None:
+            object.__setattr__(self, "statistics", self.preset == "grad-plus")
+        choices = {
+            "preset": Preset,
+            "parts": Parts,
+            "local": Lookup,
+            "global_": Lookup,
+            "refine": Refine,
+            "jitter": JitterMode,
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in get_args(allowed):
                 known = ", ".join(get_args(allowed))
@@ -76,62 +98,14 @@ class ModelSettings:
         for name in ("local_dims", "global_dims"):
             if getattr(self, name) not in (1, 2, 3, 4):
                 raise GradError(f"{name} must be 1, 2, 3 or 4; got {getattr(self, name)}")
-        for name in ("channels", "height", "width", "local_resolution", "global_resolution"):
+        counts = ("local_resolution", "local_entries", "global_resolution", "global_entries")
+        for name in ("channels", "height", "width", *counts):
             if getattr(self, name) < 1:
                 raise GradError(f"{name} must be at least 1; got {getattr(self, name)}")
         try:
             Jitter(self.jitter_probability, self.jitter_std)
         except ValueError as error:
             raise GradError(str(error)) from None
-
-
-class Grid(nn.Module):
-    """Learned values on a regular grid, looked up by interpolation (paper, equation 3).
-
-    The parameter ``values`` is (R, ..., R, C): ``dims`` axes of ``resolution`` cells of C values.
-    """
-
-    def __init__(self, dims: int, resolution: int, channels: int) -> None:
-        super().__init__()
-        self.values = nn.Parameter(torch.empty(*[resolution] * dims, channels))
-        cells = resolution**dims
-        # Xavier normal, with the fans that the grid has as a (1, C, R, ..., R) tensor.
-        nn.init.normal_(self.values, std=math.sqrt(2.0 / (channels * cells + cells)))
-
-
-class LocalPart(nn.Module):
-    """Local head and grid: each pixel asks for its normal value (paper, section 3.2).
-
-    The head is C -> C tanh -> D tanh; its last layer is evaluated together with the lookup, so
-    ``hidden`` is the layer before, and ``coords`` holds the last layer's weight and bias.
-    """
-
-    def __init__(self, channels: int, dims: int, resolution: int) -> None:
-        super().__init__()
-        self.hidden = nn.Sequential(nn.Linear(channels, channels), nn.Tanh())
-        self.coords = nn.Linear(channels, dims)
-        self.grid = Grid(dims, resolution, channels)
-
-
-class GlobalPart(nn.Module):
-    """Global head and grid: each image asks for its whole normal map at once (paper, section 3.2).
-
-    A cell of the grid holds H*W*C values, pixel after pixel: the rows of one feature map.
-    """
-
-    def __init__(self, channels: int, pixels: int, dims: int, resolution: int) -> None:
-        super().__init__()
-        self.head = nn.Sequential(
-            nn.Linear(channels, channels), nn.Tanh(), nn.Linear(channels, dims), nn.Tanh()
-        )
-        self.grid = Grid(dims, resolution, pixels * channels)
-
-    def coords(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, D), in the parameters' precision even under autocast."""
-        mean = features.mean(dim=(2, 3), dtype=self.grid.values.dtype)
-        with torch.autocast(features.device.type, enabled=False):
-            coords: Tensor = self.head(mean)
-        return coords
 
 
 class ResidualBlock(nn.Module):
@@ -164,8 +138,8 @@ class GRAD(nn.Module):
 
     Args:
         settings: what the parts were made from.
-        local: the local part, or None.
-        global_: the global part, or None (not both None).
+        local: the local part, a grid's or a memory's, or None.
+        global_: the global part, likewise, or None (not both None).
         fusion: (B, 2C, H, W) -> (B, C, H, W) in the order [global, local]; C inputs with one part.
 
     Use :meth:`from_preset` to make the parts.
@@ -174,8 +148,8 @@ class GRAD(nn.Module):
     def __init__(
         self,
         settings: ModelSettings,
-        local: LocalPart | None,
-        global_: GlobalPart | None,
+        local: LocalPart | MemoryPart | None,
+        global_: GlobalPart | MemoryPart | None,
         fusion: nn.Module,
     ) -> None:
         super().__init__()
@@ -184,6 +158,7 @@ class GRAD(nn.Module):
         self.global_ = global_
         self.fusion = fusion
         s = settings
+        self.statistics = Statistics(s.channels) if s.statistics else None
         self.jitter = (
             None if s.jitter == "off" else Jitter(s.jitter_probability, s.jitter_std, s.jitter)
         )
@@ -201,11 +176,8 @@ class GRAD(nn.Module):
             GradError: if a setting is unknown or out of range.
         """
         s = ModelSettings(preset, channels, height, width, **options)  # type: ignore[arg-type]
-        local = global_ = None
-        if s.parts != "global":
-            local = LocalPart(channels, s.local_dims, s.local_resolution)
-        if s.parts != "local":
-            global_ = GlobalPart(channels, height * width, s.global_dims, s.global_resolution)
+        local = None if s.parts == "global" else _local_part(s)
+        global_ = None if s.parts == "local" else _global_part(s)
         inputs = 2 * channels if s.parts == "local+global" else channels
         model = cls(s, local, global_, fusion_network(inputs, channels, *PRESETS[preset]))
         for module in model.modules():
@@ -225,39 +197,41 @@ class GRAD(nn.Module):
                 takes it; None draws one from torch's generator.
 
         Returns:
-            (B, C, H, W), channels_last; in the autocast dtype under autocast.
+            (B, C, H, W), channels_last; in the autocast dtype under autocast. Of the standardised
+            features where the model has statistics.
 
         Raises:
             ValueError: if C, H, W are not those that the model was made for.
         """
         self._check_shape(features)
-        rows = to_rows(features)  # (B*H*W, C)
-        if self.local is None:
-            normal = self._global_values(features)  # (B*H*W, C)
-        elif self.global_ is None:
-            normal = self._local_values(rows, jitter_state)  # (B*H*W, C)
-        else:
-            normal = self._both_values(features, rows, jitter_state)  # (B*H*W, 2C), [global, local]
-        prediction: Tensor = self.fusion(to_maps(normal, features))
-        return prediction
+        return self._predict(self._standardised(features), jitter_state)[0]
 
     def loss_and_score(
         self, features: Tensor, jitter_state: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Training loss and score map of the refined prediction (paper, equations 5 to 8).
 
+        The codebook loss of a vector quantisation is part of the loss.
+
         Args:
             features: (B, C, H, W).
             jitter_state: as in :meth:`forward`.
 
         Returns:
-            loss, scalar float32; score, (B, H, W) float32: the distance of each pixel from normal.
+            loss, scalar float32; score, (B, H, W) float32: the distance of each pixel from normal;
+            with statistics the plain distance in training, and the whitened one afterwards.
         """
+        self._check_shape(features)
         batch, _, height, width = features.shape
-        prediction = to_rows(self(features, jitter_state))
+        features = self._standardised(features)
+        prediction, lookup_loss = self._predict(features, jitter_state)
+        prediction = to_rows(prediction)
         rows = to_rows(features).to(prediction.dtype)
-        loss, score = ops.refine(rows, prediction, mode=self.settings.refine)
-        return loss, score.view(batch, height, width)
+        mode = "none" if self.statistics is not None else self.settings.refine
+        loss, score = ops.refine(rows, prediction, mode=mode)
+        if self.statistics is not None and not self.training:
+            score = self.statistics.distance(rows, prediction)
+        return loss + lookup_loss, score.view(batch, height, width)
 
     def coordinates(self, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Where the grids are asked for these features: the lookups' coordinates, without jitter.
@@ -266,49 +240,54 @@ class GRAD(nn.Module):
             features: (B, C, H, W).
 
         Returns:
-            local, (B, H, W, D), and global, (B, D), in [-1, 1]; None for a part that is not there.
+            local, (B, H, W, D), and global, (B, D), in [-1, 1]; None for a part that is not
+            there, or has no grid.
 
         Raises:
             ValueError: if C, H, W are not those that the model was made for.
         """
         self._check_shape(features)
+        features = self._standardised(features)
         local = global_ = None
-        if self.local is not None:
+        if isinstance(self.local, LocalPart):
             hidden = self.local.hidden(to_rows(features))  # (B*H*W, C)
             coords = torch.tanh(self.local.coords(hidden))  # (B*H*W, D)
             local = coords.view(features.shape[0], *features.shape[2:], -1)
-        if self.global_ is not None:
+        if isinstance(self.global_, GlobalPart):
             global_ = self.global_.coords(features)
         return local, global_
 
-    def _both_values(self, features: Tensor, rows: Tensor, jitter_state: Tensor | None) -> Tensor:
-        assert self.local is not None and self.global_ is not None
-        return ops.lookup(
-            self.global_.coords(features),
-            self.global_.grid.values,
-            self.local.hidden(rows),
-            self.local.coords.weight,
-            self.local.coords.bias,
-            self.local.grid.values,
-            jitter=self.jitter if self.training else None,
-            jitter_state=jitter_state,
-        )
+    def _standardised(self, features: Tensor) -> Tensor:
+        return features if self.statistics is None else self.statistics.standardise(features)
 
-    def _local_values(self, rows: Tensor, jitter_state: Tensor | None) -> Tensor:
-        assert self.local is not None
-        return ops.project(
-            self.local.hidden(rows),
-            self.local.coords.weight,
-            self.local.coords.bias,
-            self.local.grid.values,
-            jitter=self.jitter if self.training else None,
-            jitter_state=jitter_state,
-        )
+    def _predict(self, features: Tensor, jitter_state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> the normal version, and what the lookups add to the training loss."""
+        normal, loss = self._normal(features, jitter_state)
+        prediction: Tensor = self.fusion(to_maps(normal, features))
+        return prediction, loss
 
-    def _global_values(self, features: Tensor) -> Tensor:
-        assert self.global_ is not None
-        values = ops.interpolate(self.global_.coords(features), self.global_.grid.values)
-        return values.view(-1, features.shape[1])
+    def _normal(self, features: Tensor, jitter_state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the parts answer, (B*H*W, 2C) as [global, local] or (B*H*W, C), and their loss."""
+        local, global_ = self.local, self.global_
+        rows = to_rows(features)  # (B*H*W, C)
+        jitter = self.jitter if self.training else None
+        loss = rows.new_zeros((), dtype=torch.float32)
+        if isinstance(local, LocalPart) and isinstance(global_, GlobalPart):
+            return lookup_both(local, global_, features, rows, jitter, jitter_state), loss
+        answers = []
+        if isinstance(global_, GlobalPart):
+            answers.append(global_(features))
+        elif isinstance(global_, MemoryPart):
+            values, more = global_(features.mean(dim=(2, 3), dtype=torch.float32))
+            answers.append(values.view(rows.shape))
+            loss = loss + more
+        if isinstance(local, LocalPart):
+            answers.append(local(rows, jitter, jitter_state))
+        elif isinstance(local, MemoryPart):
+            values, more = local(rows)
+            answers.append(values)
+            loss = loss + more
+        return answers[0] if len(answers) == 1 else torch.cat(answers, dim=1), loss
 
     def _check_shape(self, features: Tensor) -> None:
         s = self.settings
@@ -318,6 +297,19 @@ class GRAD(nn.Module):
                 f"features must be (B, {s.channels}, {s.height}, {s.width}), "
                 f"got {tuple(features.shape)}"
             )
+
+
+def _local_part(s: ModelSettings) -> LocalPart | MemoryPart:
+    if s.local == "grid":
+        return LocalPart(s.channels, s.local_dims, s.local_resolution)
+    return MemoryPart(s.local, s.local_entries, s.channels, s.channels)
+
+
+def _global_part(s: ModelSettings) -> GlobalPart | MemoryPart:
+    pixels = s.height * s.width
+    if s.global_ == "grid":
+        return GlobalPart(s.channels, pixels, s.global_dims, s.global_resolution)
+    return MemoryPart(s.global_, s.global_entries, s.channels, pixels * s.channels)
 
 
 def to_rows(maps: Tensor) -> Tensor:

@@ -70,7 +70,12 @@ def given_options(
 
 def flag(name: str) -> str:
     """The option of a field: ``batch_size`` is ``--batch-size``."""
-    return "--" + name.replace("_", "-")
+    return "--" + key(name).replace("_", "-")
+
+
+def key(name: str) -> str:
+    """A field in a file of options: ``global_`` has its last underscore for Python alone."""
+    return name.rstrip("_")
 
 
 def class_list(classes: str | None) -> tuple[str, ...] | None:
@@ -124,7 +129,7 @@ def _parse(
     except (ArgumentError, TypeError, ValueError, OSError) as error:
         raise GradError(_one_sentence(str(error))) from None
     names = [field.name for field in dataclasses.fields(kind)]
-    return {name: values[name] for name in names if name in values}
+    return {name: values[key(name)] for name in names if key(name) in values}
 
 
 def _add(parser: ArgumentParser, field: dataclasses.Field[Any], kind: Any) -> None:
@@ -156,7 +161,7 @@ def _one_sentence(message: str) -> str:
     text = " ".join(message.split())
     for pattern, plain in _PLAIN:
         text = re.sub(pattern, plain, text)
-    key = re.match(r"[a-z_]+(?=: (?:expected|File) )", text)
-    if key:
-        text = flag(key[0]) + text[key.end() :]
+    name = re.match(r"[a-z_]+(?=: (?:expected|File) )", text)
+    if name:
+        text = flag(name[0]) + text[name.end() :]
     return f"{text.rstrip('.')}; --help lists all options."

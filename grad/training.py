@@ -16,8 +16,10 @@ from torch.optim import AdamW
 from grad import distributed
 from grad.batches import Loader, OnDevice, batches
 from grad.features import Features
+from grad.grids import Grid
 from grad.loss_watch import LossWatch
-from grad.model import GRAD, Grid
+from grad.memory import Memory
+from grad.model import GRAD
 from grad.progress import Progress
 from grad.training_state import History, TrainingState
 from grad.training_step import TrainingStep
@@ -128,7 +130,10 @@ def fit(
     ):
         history = state.restore()
         if history.epochs >= schedule.epochs:
+            _measure_residuals(model.eval(), features)
             return Fit(history, interrupted=False)
+        if model.statistics is not None and history.epochs == 0:
+            model.statistics.measure_features(features)
         _report_start(console, history.epochs, schedule)
         progress.advance(history.epochs * len(features))
         loader = Loader(features, device, _DTYPES[precision], features_on_device)
@@ -141,6 +146,7 @@ def fit(
             compiled_for=schedule.batch_size if compile_step else None,
         )
         model.train()
+        interrupted = False
         try:
             for epoch in range(history.epochs, schedule.epochs):
                 start = time.perf_counter()
@@ -157,10 +163,17 @@ def fit(
                 state.save(history)
                 _report_epoch(console, history, schedule, len(features))
         except KeyboardInterrupt:
-            return Fit(history, interrupted=True)
+            interrupted = True
         finally:
             model.eval()
-    return Fit(history, interrupted=False)
+    _measure_residuals(model, features)
+    return Fit(history, interrupted)
+
+
+def _measure_residuals(model: GRAD, features: Features) -> None:
+    """Measure what a trained model with statistics leaves over of good images."""
+    if model.statistics is not None:
+        model.statistics.measure_residuals(model, features)
 
 
 def _train_epoch(
@@ -183,8 +196,9 @@ def _train_epoch(
 
 
 def make_optimizer(model: nn.Module, schedule: Schedule) -> AdamW:
-    """AdamW with a group for the grids (by type) and one for everything else."""
-    grids = [p for m in model.modules() if isinstance(m, Grid) for p in m.parameters()]
+    """AdamW with a group for grids and memories (by type) and one for everything else."""
+    stores = (Grid, Memory)
+    grids = [p for m in model.modules() if isinstance(m, stores) for p in m.parameters()]
     in_grid = {id(p) for p in grids}
     networks = [p for p in model.parameters() if id(p) not in in_grid]
     groups = [

@@ -101,16 +101,16 @@ class _Loss(nn.Module):
         super().__init__()
         self.model = model
         self._compiled_for = compiled_for
-        self._compiled: Callable[..., tuple[Tensor, Tensor]] = torch.compile(
-            model.loss_and_score, dynamic=False
-        )
+        self._compiled: Callable[..., tuple[Tensor, Tensor]] | None = None
+        if compiled_for is not None:
+            self._compiled = torch.compile(model.loss_and_score, dynamic=False)
 
     def forward(self, images: Tensor, *jitter_state: Tensor) -> Tensor:
         """(B, C, H, W) -> scalar float32."""
-        if len(images) != self._compiled_for:
+        if self._compiled is None or len(images) != self._compiled_for:
             return self.model.loss_and_score(images, *jitter_state)[0]
         try:
             return self._compiled(images, *jitter_state)[0]
-        except torch._dynamo.exc.BackendCompilerFailed as error:
-            reason = str(error).splitlines()[0]
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
             raise GradError(f"--compile does not work here ({reason}): leave it out.") from error

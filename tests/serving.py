@@ -12,6 +12,7 @@ from torch import Tensor
 
 from grad.calibration import Calibration, calibrate
 from grad.checkpoint import ModelInfo
+from grad.data.picture import as_floats
 
 SIZE = 24
 CALIBRATION = calibrate(
@@ -45,6 +46,7 @@ class FakeDetector:
         if self.broken:
             raise RuntimeError("out of memory")
         self.batches.append(len(images))
+        images = as_floats(images)
         maps = 10 * images[:, 0]
         return maps, maps.mean(dim=(1, 2))
 
@@ -68,7 +70,7 @@ def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
 
 
 @contextmanager
-def served(detector, **settings) -> Iterator[str]:
+def served(detector, name="fake", **settings) -> Iterator[str]:
     """The address of a server in a thread of its own."""
     import uvicorn
 
@@ -78,7 +80,7 @@ def served(detector, **settings) -> Iterator[str]:
 
     chosen = ServeSettings(port=0, **settings)
     with bind(chosen) as listener:
-        app = create_app(detector, chosen, "fake")
+        app = create_app(detector, chosen, name)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

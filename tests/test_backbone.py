@@ -155,6 +155,19 @@ def test_fingerprint_tells_weights_and_names_apart(built_in, tmp_path):
 # Which maps of which models
 
 
+def test_three_scales_have_the_size_of_the_middle_one(built_in, images):
+    backbone = load_backbone(BUILT_IN_BACKBONE, scales=3)
+    assert (backbone.channels, backbone.stride) == (40 + 112 + 320, 16)
+    assert backbone.feature_size(64) == (4, 4)
+    found, two = backbone(images), built_in(images)  # the latter at stride 8
+    areas = two[:, :40].unflatten(3, (4, 2)).unflatten(2, (4, 2)).mean(dim=(3, 5))
+    torch.testing.assert_close(found[:, :40], areas)
+    middle = backbone.model.forward_intermediates(
+        (images - backbone.mean) / backbone.std, indices=backbone.maps, intermediates_only=True
+    )[1]
+    torch.testing.assert_close(found[:, 40:152], middle)
+
+
 def test_paper_backbone(tmp_path, paper_model):
     model, images, features = paper_model
     path = save(tmp_path / "b4.safetensors", model.state_dict())
@@ -420,4 +433,4 @@ def test_incomplete_weights_from_the_hub_are_refused(hub):
 
 
 def test_public_signature():
-    assert list(inspect.signature(load_backbone).parameters) == ["name", "weights"]
+    assert list(inspect.signature(load_backbone).parameters) == ["name", "weights", "scales"]

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import shutil
 
 import pytest
 import timm
@@ -101,7 +102,14 @@ def test_the_folder_of_a_run_will_do(path, tmp_path):
     with pytest.raises(GradError, match=r"runs holds no model.safetensors: train first"):
         load_checkpoint(tmp_path / "runs")
     path.rename(tmp_path / "runs/one/model.safetensors")
-    with pytest.raises(GradError, match=r"give one of its folders, one"):
+    assert load_checkpoint(tmp_path / "runs").info.classes  # the only model there
+
+
+def test_of_several_models_one_has_to_be_named(path, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        shutil.copy(path, tmp_path / "runs" / name)
+    with pytest.raises(GradError, match=r"give one of its folders, one, two"):
         load_checkpoint(tmp_path / "runs")
 
 

@@ -30,7 +30,9 @@ if not PAGES.is_dir():
     pytest.skip("the documentation is not beside the tests", allow_module_level=True)
 
 RUN = "runs/demo-grad-tiny"
-QUICK = ["--epochs", "1", "--image-size", "64", "--device", "cpu", "--workers", "1"]
+QUICK = ["--epochs", "1", "--image-size", "64", "--batch-size", "8", "--preset", "grad-tiny"]
+QUICK += ["--backbone", "tf_efficientnet_lite0", "--device", "cpu", "--workers", "1"]
+FEW = 12  # images in a folder of photos/
 NEEDED = {"--format onnx": "onnxscript", "import onnxruntime": "onnxruntime"}
 ADDRESS = "127.0.0.1:8000"  # as the pages have it
 BLOCK = re.compile(
@@ -69,7 +71,13 @@ def workplace(trained, tmp_path, monkeypatch):
     """A folder with what the pages speak of, and it is the current one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(trained / "cache"))
-    shutil.copytree(DEMO_FOLDER, "photos")
+    for source in DEMO_FOLDER.rglob("*"):
+        if source.is_dir():
+            copy = Path("photos", source.relative_to(DEMO_FOLDER))
+            copy.mkdir(parents=True, exist_ok=True)
+            files = [path for path in source.iterdir() if path.is_file()]
+            for path in sorted(files, key=lambda path: path.stem.removesuffix("_mask"))[:FEW]:
+                shutil.copy(path, copy)
     for name in ("cookie", "pcb"):
         shutil.copytree(DEMO_FOLDER / name / "test" / "good", Path("more-good-images", name))
     Image.open(next(DEMO_FOLDER.glob("cookie/test/defect/*"))).save("part.png")
@@ -101,7 +109,9 @@ class Shell:
                 subprocess.run(["bash", "-ec", line], check=True, timeout=120)
 
     def grad(self, arguments: list[str]) -> None:
-        quick = QUICK if arguments[0] == "train" and "--resume" not in arguments else []
+        quick = {"train": QUICK, "export": ["--images", "part.png"]}.get(arguments[0], [])
+        if "--resume" in arguments:
+            quick = []
         assert main([*arguments, *quick]) == 0, arguments
 
     def serve(self, arguments: list[str]) -> None:

@@ -1,4 +1,7 @@
 import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,8 +13,9 @@ from rich.console import Console
 
 from grad.data import Sample
 from grad.errors import GradError
+from grad.feature_file import FeatureFile
 from grad.features import compute_features, default_cache
-from grad.files import replacing
+from grad.files import claimed, remove_leftovers, replacing
 
 SIZE = 32
 
@@ -165,7 +169,7 @@ def test_nothing_temporary_is_left_and_a_failure_leaves_nothing(compute, tmp_pat
     assert not list((tmp_path / "cache").iterdir())
     compute(FakeBackbone())
     names = sorted(path.suffix for path in (tmp_path / "cache").iterdir())
-    assert names == [".json", ".json", ".npy", ".npy"]
+    assert [name for name in names if name != ".key"] == [".json", ".json", ".npy", ".npy"]
     record = next((tmp_path / "cache").glob("*.json"))
     assert set(json.loads(record.read_text())) == {"crc32", "unreadable"}
 
@@ -202,3 +206,116 @@ def test_values_beyond_float16_stay_finite(compute):
 def test_default_cache_follows_xdg(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache() == tmp_path / "grad" / "features"
+
+
+def test_two_runs_at_once_compute_each_image_once(compute):
+    """The second waits for the first to have written a file, and then finds it."""
+
+    class Slow(FakeBackbone):
+        def __call__(self, images):
+            time.sleep(0.05)
+            return super().__call__(images)
+
+    backbones = [Slow(), Slow()]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(compute, backbones)
+    assert backbones[0].images + backbones[1].images == 23
+    assert torch.equal(first.batch(range(23)), second.batch(range(23)))
+
+
+def test_what_a_killed_run_left_is_removed_and_in_nobodys_way(samples, compute, tmp_path):
+    compute(FakeBackbone())
+    cache = tmp_path / "cache"
+    for record in cache.glob("*.json"):
+        record.unlink()  # killed between the features and their record
+    key = next(cache.glob("*.npy")).name
+    (cache / f".{key}.lock").touch()
+    (cache / f".{key}.4711.tmp").write_bytes(b"half")
+    (cache / ".gone.npy.4711.tmp").write_bytes(b"half")
+    again = FakeBackbone()
+    compute(again)
+    assert again.images == 23
+    assert {path.suffix for path in cache.iterdir()} <= {".npy", ".json", ".key"}
+
+
+def test_the_temporary_file_of_a_living_writer_stays(tmp_path):
+    temporary = tmp_path / ".a.npy.4711.tmp"
+    temporary.touch()
+    with claimed(tmp_path / "a.npy") as mine:
+        assert mine
+        remove_leftovers(tmp_path, ".npy")
+        assert temporary.exists()
+        with claimed(tmp_path / "a.npy", wait=False) as again:
+            assert not again
+    remove_leftovers(tmp_path, ".npy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_nobody_touched_are_not_read_again(samples, compute, monkeypatch):
+    monkeypatch.setattr("grad.features._SETTLED", 0.0)
+    time.sleep(0.05)  # so that the images are older than the first run
+    compute(FakeBackbone())
+    with monkeypatch.context() as patch:
+        patch.setattr("grad.features._digest", None)
+        again = FakeBackbone()
+        compute(again)
+        assert again.images == 0
+    pixels = np.asarray(Image.open(samples[0].path))
+    times = samples[0].path.stat()
+    Image.fromarray(255 - pixels).save(samples[0].path)
+    os.utime(samples[0].path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as if unchanged
+    compute(again)
+    assert again.images == 20
+
+
+def test_images_changed_just_now_are_not_taken_for_known(compute, tmp_path, monkeypatch):
+    """A change within the same tick of the clock would go unnoticed."""
+    monkeypatch.setattr("grad.features._SETTLED", 3600.0)
+    compute(FakeBackbone())
+    assert not list((tmp_path / "cache").glob("*.key"))
+
+
+def test_a_cache_of_which_nothing_may_be_written_serves(compute, tmp_path, monkeypatch):
+    before = compute(FakeBackbone()).batch(range(23))
+
+    def refuses(path):
+        raise AssertionError(f"{path} is written")
+
+    monkeypatch.setattr("grad.features.claimed", refuses)
+    assert torch.equal(compute(FakeBackbone()).batch(range(23)), before)
+
+
+def test_reading_takes_no_memory_that_stays(tmp_path):
+    """A memory map would keep the pages that were read: 64 MiB here."""
+    file, rows = FeatureFile(tmp_path, "key"), 256
+    shape = (rows, 16, 16, 512)
+    file.write(shape, ((np.full((1, *shape[1:]), i, np.float16), {}) for i in range(rows)))
+    maps, _ = file.open()
+    row = np.empty(shape[1:], np.float16)
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    for i in range(rows):
+        maps.read_into(i, row)
+        assert row[0, 0, 0] == row[-1, -1, -1] == i
+    assert resident() - before < 8 << 20
+
+
+def test_a_file_cut_while_in_use_is_a_sentence(compute, tmp_path):
+    features = compute(FakeBackbone())
+    for array in (tmp_path / "cache").glob("*.npy"):
+        os.truncate(array, 200)
+    with pytest.raises(GradError, match=r"cached features .*\(it has been cut\): start again"):
+        features.batch(range(23))
+
+
+def test_the_digest_tells_features_apart(compute):
+    features = compute(FakeBackbone())
+    assert features.digest() == compute(FakeBackbone()).digest()
+    assert features.subset([1, 0]).digest() != features.subset([0, 1]).digest()
+    assert features.subset([1]).digest() != features.subset([0]).digest()
+    other = FakeBackbone()
+    other.fingerprint = "other"
+    assert compute(other).digest() != features.digest()

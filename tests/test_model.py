@@ -3,10 +3,10 @@ import torch
 import torch.nn.functional as F
 
 from grad.errors import GradError
+from grad.grids import Grid
 from grad.model import (
     GRAD,
     PRESETS,
-    Grid,
     ResidualBlock,
     count_flops,
     count_parameters,

@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 
 pytest.importorskip("fastapi")
 
-from grad.detector import Detector
 from serving import encoded, served, spot
 
 from grad.backbone import load_backbone
 from grad.calibration import calibrate
 from grad.checkpoint import ModelInfo, save_checkpoint
 from grad.data.demo import DEMO_FOLDER
+from grad.detector import Detector
 from grad.model import GRAD
 from grad.serve import main
 from grad.serving import command
@@ -145,6 +145,14 @@ def test_the_token_may_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("GRAD_TOKEN", "from there")
     assert command.parse(["m"]).settings().token == "from there"
     assert command.parse(["m", "--token", "here"]).settings().token == "here"
+
+
+def test_answers_are_sent_at_once():
+    with bind(ServeSettings(port=0)) as listener:
+        socket.create_connection(listener.getsockname()).close()
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_who_serves_everybody_is_warned():

@@ -231,6 +231,10 @@ def test_every_option_has_help_a_default_and_comes_back_from_yaml(tmp_path, caps
 
 def test_what_no_data_and_data_mean():
     assert TrainConfig().resolved().preset == "grad-tiny"
+    assert (TrainConfig().resolved().side(), TrainConfig().scales()) == (224, 2)
+    plus = parse(["--data", "x", "--preset", "grad-plus"]).resolved()
+    assert (plus.side(), plus.scales()) == (320, 3)
+    assert parse(["--preset", "grad-plus", "--image-size", "64"]).resolved().side() == 64
     with_data = parse(["--data", "x"]).resolved()
     assert (with_data.preset, with_data.epochs, with_data.batch_size) == ("grad", 100, 64)
     assert parse(["--epochs", "7"]).resolved().epochs == 7

@@ -1,11 +1,17 @@
+import dataclasses
+import functools
+import time
+
 import pytest
 import torch
-from conftest import make_features
+from conftest import MapsInMemory, make_features
 
-from grad.batches import batches
+from grad.batches import Loader, batches, fits
 from grad.errors import GradError
-from grad.model import GRAD, Grid
+from grad.grids import Grid
+from grad.model import GRAD
 from grad.training import Schedule, choose_precision, fit, make_optimizer
+from grad.training_step import TrainingStep
 
 SHAPE = (6, 3, 3)  # C, H, W
 
@@ -125,3 +131,90 @@ def test_precision_follows_the_hardware(monkeypatch):
     for native, expected in ((True, "bfloat16"), (False, "float32")):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
         assert choose_precision(torch.device("cpu")) == expected
+
+
+def test_compiled_steps_are_the_same(monkeypatch):
+    """Whole batches are compiled, the incomplete last one of each epoch runs as it is."""
+    torch._dynamo.reset()
+    eager_calls, original = [], GRAD.loss_and_score
+    quick = functools.partial(torch.compile, backend="aot_eager")  # inductor takes a minute
+
+    def counted(self, features):
+        if not torch.compiler.is_compiling():
+            eager_calls.append(len(features))
+        return original(self, features)
+
+    monkeypatch.setattr(torch, "compile", quick)
+    monkeypatch.setattr(GRAD, "loss_and_score", counted)
+    histories = []
+    for compiled in (False, True):
+        eager_calls.clear()
+        schedule = Schedule(epochs=2, batch_size=4)
+        result = fit(make_model(), make_features(10), schedule, compile_step=compiled)
+        histories.append(result.history.loss)
+    assert histories[1] == pytest.approx(histories[0], rel=1e-5)
+    assert eager_calls == [2, 2]
+
+
+def test_a_compiler_that_fails_is_a_sentence(monkeypatch):
+    def fails(function, **options):
+        def call(*arguments):
+            raise torch._dynamo.exc.TorchDynamoException("no C++ compiler\nand more")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.raises(GradError, match=r"--compile .*no C\+\+ compiler\): leave it out"):
+        fit(make_model(), make_features(8), Schedule(epochs=1, batch_size=4), compile_step=True)
+
+
+@pytest.mark.parametrize("on_device", ["always", "never"])
+def test_features_on_the_device_and_from_disk_are_the_same(on_device):
+    features = make_features(600)
+    loader = Loader(features, torch.device("cpu"), torch.float32, on_device)
+    parts = [[5, 599, 0], [], [300]]
+    assert loader.resident == (on_device == "always")
+    for part, batch in zip(parts, loader.load(parts), strict=True):
+        assert torch.equal(batch, features.batch(part).float())
+        assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("free", "resident"), [(4.1, True), (3.9, False)])
+def test_features_are_kept_on_a_gpu_where_half_of_it_is_enough(monkeypatch, free, resident):
+    features = make_features(10)
+    size = 2 * 10 * 6 * 3 * 3
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free / 2 * size), 0))
+    assert fits(features, torch.device("cuda")) == resident
+    assert not fits(features, torch.device("cpu"))
+
+
+def test_the_next_batch_is_read_while_the_model_works():
+    """The second batch is there before anyone has asked for it."""
+    features, reads = make_features(8), []
+
+    class Watched(MapsInMemory):
+        def read_into(self, row, maps):
+            super().read_into(row, maps)
+            reads.append(row)
+
+    maps = torch.from_numpy(features._maps[0]._maps)
+    features = dataclasses.replace(features, _maps=(Watched(maps),))
+    batches_of = Loader(features, torch.device("cpu"), torch.float32).load([[0], [1], [2]])
+    next(batches_of)
+    end = time.monotonic() + 10
+    while reads != [0, 1] and time.monotonic() < end:
+        time.sleep(0.001)
+    assert reads == [0, 1]
+
+
+def test_sums_and_loss_are_float32_under_bfloat16():
+    model = make_model().train()
+    optimizer = make_optimizer(model, Schedule())
+    images = make_features(4).batch(range(4)).bfloat16()
+    loss = TrainingStep(model, optimizer, clip=0.1, autocast=True)(images, 4)
+    assert loss.dtype == torch.float32
+    assert {p.grad.dtype for p in model.parameters()} == {torch.float32}
+    states = [value.dtype for state in optimizer.state.values() for value in state.values()]
+    assert set(states) == {torch.float32}
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert all(norm.running_var.dtype == torch.float32 for norm in norms)

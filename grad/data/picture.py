@@ -75,11 +75,16 @@ class Picture:
         return height, width
 
     def resize(self, size: tuple[int, int]) -> Picture:
-        """Resized straight to (H, W), bilinear with Pillow's antialiasing."""
+        """Resized straight to (H, W), bilinear with Pillow's antialiasing.
+
+        First along rows, then along columns: on its own Pillow begins with the columns of some tall
+        images from version 13 on, which rounds to other numbers.
+        """
         if size == self.size:
             return self
-        wanted = (size[1], size[0])
-        return Picture(tuple(b.resize(wanted, Image.Resampling.BILINEAR) for b in self.bands))
+        narrow, wanted = (size[1], self.size[0]), (size[1], size[0])
+        kind = Image.Resampling.BILINEAR
+        return Picture(tuple(b.resize(narrow, kind).resize(wanted, kind) for b in self.bands))
 
     def crop(self, top: int, left: int, height: int, width: int) -> Picture:
         """A rectangle of it, in pixels."""

@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from grad import scoring
 from grad.backbone import Backbone
@@ -111,8 +113,8 @@ class ExportGraph(nn.Module):
         if self.resize == "graph":
             images = resize(images, self.image_size) / 255.0
         _, distances = self.model.loss_and_score(self.backbone(images))  # (B, H, W)
-        anomaly_map = self.rows_up @ distances @ self.columns_up.T
-        score = (self.windows @ anomaly_map @ self.windows.T).amax(dim=(1, 2))
+        anomaly_map = F.linear(self.rows_up @ distances, self.columns_up)
+        score = F.linear(self.windows @ anomaly_map, self.windows).amax(dim=(1, 2))
         value: Tensor = calibrated(score[:, None], self.typical, self.threshold)  # type: ignore[arg-type]
         return anomaly_map, score, value, score[:, None] > self.threshold
 
@@ -133,8 +135,10 @@ def trace(graph: ExportGraph, batch: int | None = None) -> ExportedProgram:
         images = torch.zeros(count, 3, graph.image_size, graph.image_size)
     with torch.no_grad():
         program = torch.export.export(graph.eval(), (images,), dynamic_shapes=(sizes,))
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # names the folders of this machine
+    for module in program.graph_module.modules():
+        if isinstance(module, GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)  # names the folders of this machine
     return program
 
 

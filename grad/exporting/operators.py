@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram, default_decompositions
+from torch.export import ExportedProgram
 
 from grad.ops import reference
 
@@ -22,7 +22,6 @@ LARGEST_PRODUCT = 512  # cells
 
 def with_standard_operators(program: ExportedProgram) -> ExportedProgram:
     """The same program without GRAD's own operators."""
-    table = default_decompositions()
     ops = torch.ops.grad_anomaly
     formulas: dict[Any, Callable[..., Any]] = {
         ops.interpolate.default: interpolate,
@@ -30,8 +29,8 @@ def with_standard_operators(program: ExportedProgram) -> ExportedProgram:
         ops.lookup.default: lookup,
         ops.refine.default: refine,
     }
-    table.update(formulas)
-    return program.run_decompositions(table)
+    standard: ExportedProgram = program.run_decompositions(formulas)
+    return standard
 
 
 def interpolate(coords: Tensor, grid: Tensor, align_corners: bool, border: bool) -> Tensor:

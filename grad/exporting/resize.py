@@ -1,16 +1,19 @@
 """Pillow's antialiased bilinear resize as matrix products, equal to it in every pixel.
 
 The ``Resize`` operators of the runtimes differ from Pillow and from each other by several grey
-levels, and TensorRT has none with antialiasing. A model that was trained on Pillow's pixels notices.
-So the graph does what Pillow does for 8-bit images: weights rounded to 22 bits, exact integer sums,
-columns first, each pass rounded to 8 bits. Everything here is a float32 number that holds an
-integer below 2^24, so that the result does not depend on the order of sums; 11-bit halves of the
-weights keep that true where matrix products have 11-bit factors only (TF32).
+levels, and TensorRT's has no antialiasing; a model that was trained on Pillow's pixels notices. So
+the graph does what Pillow does with 8-bit images: weights rounded to 22 bits, exact integer sums,
+rows of pixels first, then columns, each rounded to 8 bits.
+
+All numbers are float32 that hold integers below 2^24, so the order of sums does not matter. Weights
+are two halves of 11 bits, which keeps that true where matrix products take factors of 11 bits only
+(TF32).
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _HALF = 2.0**11  # weights are two halves of 11 bits
@@ -20,7 +23,7 @@ _DIGITS = (10, 6, 6)
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Resize straight to a square, as ``PIL.Image.resize(..., BILINEAR)`` does.
+    """Resize straight to a square, as :meth:`grad.data.Picture.resize` does.
 
     Args:
         images: (B, h, w, 3) uint8, of any height and width.
@@ -31,7 +34,7 @@ def resize(images: Tensor, size: int) -> Tensor:
     """
     pixels = images.float().permute(0, 3, 1, 2)  # (B, 3, h, w)
     high, low = _weights(pixels.shape[3], size)
-    pixels = _rounded(pixels @ high.T, pixels @ low.T)  # (B, 3, h, size)
+    pixels = _rounded(F.linear(pixels, high), F.linear(pixels, low))  # (B, 3, h, size)
     high, low = _weights(pixels.shape[2], size)
     return _rounded(high @ pixels, low @ pixels)
 
@@ -45,8 +48,8 @@ def _weights(inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
     """
     centres = (2 * torch.arange(outputs) + 1).float()[:, None] * inputs
     positions = (2 * torch.arange(inputs) + 1).float() * outputs
-    reach = 2 * torch.sym_max(inputs, outputs)
-    triangle = torch.relu(reach - (positions - centres).abs())
+    reach = 2 * torch.sym_max(inputs, outputs)  # not Python's, which would fix the size in traces
+    triangle = ((positions - centres).abs() - reach).neg().relu()
     total = triangle.sum(dim=1, keepdim=True)
 
     weights, remainder = torch.zeros_like(triangle), triangle  # triangle / total, digit by digit

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,7 @@ from rich.table import Table
 
 from grad.checkpoint import LoadedModel, load_checkpoint, model_file
 from grad.data import demo_dataset
-from grad.data.images import image_suffixes
+from grad.detector import Detector
 from grad.errors import GradError
 from grad.exporting.formats import Format
 from grad.exporting.graph import Column, ExportGraph, columns, facts, trace
@@ -24,7 +24,7 @@ from grad.exporting.openvino_format import OPENVINO
 from grad.exporting.torch_format import TORCH
 from grad.exporting.verify import Parity, batches, verify
 from grad.files import replacing
-from grad.inference import Engine
+from grad.sources import Item, find_items, is_live, items_of
 
 if TYPE_CHECKING:
     from grad.export import ExportOptions
@@ -51,7 +51,7 @@ def export_model(options: ExportOptions, console: Console) -> Path:
     form = FORMATS[options.format]
     form.check_packages()
     out = _output_file(options, form)
-    images = _image_files(options.images)
+    images = list(_images(options.images))
     loaded = load_checkpoint(options.model)
     chosen = _columns(loaded, options)
     with _staging_folder(out) as folder:
@@ -64,13 +64,7 @@ def export_model(options: ExportOptions, console: Console) -> Path:
         files = form.write(program, folder / out.name, about, options.opset or DEFAULT_OPSET)
         parity = verify(
             form.open(files[0], torch.get_num_threads()),
-            Engine(
-                loaded.backbone,
-                loaded.model,
-                loaded.info.image_size,
-                device=torch.device("cpu"),
-                precision="float32",
-            ),
+            Detector.of(loaded, device="cpu", precision="float32").score_batch,
             [column.threshold for column in chosen],
             loaded.info.image_size,
             options.resize,
@@ -134,22 +128,13 @@ def _columns(loaded: LoadedModel, options: ExportOptions) -> tuple[Column, ...]:
     return columns(calibration, options.class_name)
 
 
-def _image_files(path: Path | None) -> Sequence[Path]:
+def _images(path: str | None) -> Iterator[Item]:
     """What to verify with."""
     if path is None:
-        return [sample.path for sample in demo_dataset().test][::_DEMO_STEP]
-    path = path.expanduser()
-    if path.is_file():
-        return [path]
-    found = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in image_suffixes() and "ground_truth" not in file.parts
-    )
-    if not found:
-        reason = "holds no images" if path.is_dir() else "does not exist"
-        raise GradError(f"--images {path} {reason}: give an image or a folder of images.")
-    return found
+        return items_of([sample.path for sample in demo_dataset().test][::_DEMO_STEP])
+    if is_live(path):
+        raise GradError(f"--images {path} never ends: give an image or a folder of images.")
+    return find_items([path])
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ def write(program: ExportedProgram, path: Path, facts: dict[str, str], opset: in
 
     Arguments as in :func:`grad.exporting.onnx_format.write`.
     """
-    with path.open("wb") as file:
+    with path.open("wb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on tensors that share memory, as they do here
         torch.export.save(program, file, extra_files={FACTS: json.dumps(facts)})
     return [path]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grad.calibration import Threshold, calibrated
-from grad.data import Picture, load_picture
-from grad.data.picture import as_floats
+from grad.data.picture import Picture, as_floats
 from grad.errors import GradError
 from grad.exporting.formats import Runner
 from grad.exporting.graph import Resize
+from grad.sources import Item
 
-TOLERANCE = 1e-3  # of the threshold: of the smallest pixel's for maps, image's for scores
+# Of the smallest pixel threshold for maps, of the smallest image threshold for scores, of the whole
+# scale from 0 to 1 for calibrated values.
+TOLERANCE = 1e-3
 BATCH = 8  # images at once where a file takes any number
 
 # (B, 3, S, S) in [0, 1] -> anomaly maps (B, S, S) and image scores (B,), as Detector.score_batch.
@@ -32,11 +33,11 @@ class Batch:
     """Images of one size.
 
     Attributes:
-        paths: their files; may be fewer than ``pictures``, which then repeat the last.
+        names: what people know them by; may be fewer than ``pictures``, which then repeat the last.
         pictures: decoded.
     """
 
-    paths: tuple[Path, ...]
+    names: tuple[str, ...]
     pictures: tuple[Picture, ...]
 
     def pixels(self) -> NDArray[np.uint8]:
@@ -49,36 +50,36 @@ class Batch:
         return torch.stack(list(pictures)).contiguous()
 
 
-def batches(paths: Iterable[Path], length: int | None) -> Iterator[Batch]:
+def batches(items: Iterable[Item], length: int | None) -> Iterator[Batch]:
     """Decode images; one of another size than the one before begins a new batch.
 
     Args:
-        paths: of images with 8 bits a channel.
+        items: images with 8 bits a channel.
         length: of each batch, the last image repeated where there are fewer; None: any.
 
     Raises:
         GradError: an image can't be read, or has more than 8 bits a channel.
     """
-    waiting: list[tuple[Path, Picture]] = []
-    for path in paths:
-        picture = load_picture(path)
+    waiting: list[tuple[str, Picture]] = []
+    for item in items:
+        picture = item.picture()
         if picture.bands[0].mode != "RGB":
             raise GradError(
-                f"The image {path} has more than 8 bits a channel, which exported files don't "
+                f"The image {item.name} has more than 8 bits a channel, which exported files don't "
                 "take: leave it out of --images."
             )
         full = len(waiting) == (length or BATCH)
         if waiting and (full or picture.size != waiting[0][1].size):
             yield _batch(waiting, length)
             waiting = []
-        waiting.append((path, picture))
+        waiting.append((item.name, picture))
     if waiting:
         yield _batch(waiting, length)
 
 
-def _batch(members: Sequence[tuple[Path, Picture]], length: int | None) -> Batch:
-    paths, pictures = zip(*members, strict=True)
-    return Batch(paths, pictures + pictures[-1:] * ((length or 0) - len(pictures)))
+def _batch(members: Sequence[tuple[str, Picture]], length: int | None) -> Batch:
+    names, pictures = zip(*members, strict=True)
+    return Batch(names, pictures + pictures[-1:] * ((length or 0) - len(pictures)))
 
 
 @dataclass
@@ -128,7 +129,7 @@ class Parity:
     images: int = 0
     decisions: int = 0
     different: int = 0
-    bad: list[Path] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
     seconds: float = 0.0
     detector_seconds: float = 0.0
     timed: int = 0
@@ -140,8 +141,9 @@ class Parity:
                 f"The exported file does not compute what the model does on {len(self.bad)} of "
                 f"{self.images} images, such as {self.bad[0]}: maps differ by up to "
                 f"{self.anomaly_map.largest:.1e} and scores by {self.score.largest:.1e} of the "
-                f"threshold ({TOLERANCE:.0e} is allowed), {self.different} of {self.decisions} "
-                "decisions are others; nothing was written, please report it."
+                f"threshold, values by {self.value.largest:.1e} ({TOLERANCE:.0e} is allowed), "
+                f"{self.different} of {self.decisions} decisions are others; nothing was written, "
+                "please report it."
             )
 
 
@@ -177,13 +179,13 @@ def verify(
         parity.detector_seconds += middle - start
         parity.seconds += end - middle
         parity.timed += len(batch.pictures)
-        _compare(parity, batch.paths, maps.numpy(), scores, outputs, thresholds)
+        _compare(parity, batch.names, maps.numpy(), scores, outputs, thresholds)
     return parity
 
 
 def _compare(
     parity: Parity,
-    paths: Sequence[Path],
+    names: Sequence[str],
     maps: NDArray[Any],
     scores: Tensor,
     outputs: Sequence[NDArray[Any]],
@@ -195,14 +197,14 @@ def _compare(
     values = [calibrated(scores, t.image_typical, t.image).numpy() for t in thresholds]
     decisions = [(scores > t.image).numpy() for t in thresholds]
     expected = (maps, scores.numpy(), np.stack(values, axis=1), np.stack(decisions, axis=1))
-    for index, path in enumerate(paths):
+    for index, name in enumerate(names):
         (m, s, v, d), (m_, s_, v_, d_) = ([o[index] for o in each] for each in (expected, outputs))
         different = int((d != d_).sum())
         equal = parity.anomaly_map.add(m, m_, pixel_unit)
         equal = parity.score.add(s, s_, image_unit) and equal
-        parity.value.add(v, v_, 1.0)
+        equal = parity.value.add(v, v_, 1.0) and equal
         parity.images += 1
         parity.decisions += d.size
         parity.different += different
         if different or not equal:
-            parity.bad.append(path)
+            parity.bad.append(name)

@@ -25,7 +25,8 @@ from grad.report.contents import About, ModelPart
 from grad.report.data import page_data, set_thresholds
 from grad.report.gallery import Gallery
 
-# In this order they are one script.
+# In this order they are one style sheet and one script.
+_STYLES = ("base.css", "tables.css", "plots.css", "gallery.css", "media.css")
 _SCRIPTS = (
     "dom.js",
     "state.js",
@@ -124,7 +125,7 @@ def _write(path: Path, data: Mapping[str, Any], metrics: Mapping[str, Any]) -> N
         has_coordinates=any(model["local"] or model["global"] for model in data["models"]),
         history=[key for key in ("loss", "rate") if any(model[key] for model in data["models"])],
         data=data,
-        style=_inline("report.css"),
+        style=_inline(*_STYLES),
         script=_inline(*_SCRIPTS),
     )
     with replacing(path) as temporary:

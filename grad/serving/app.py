@@ -21,7 +21,6 @@ from torch import Tensor
 
 from grad import __version__
 from grad.data import Picture
-from grad.data.picture import as_floats
 from grad.serving import access, answers, failures
 from grad.serving.access import Guard
 from grad.serving.answers import Health, Info, Prediction
@@ -154,7 +153,7 @@ class Inspector:
     def _decode(self, upload: Upload) -> tuple[Picture, Tensor]:
         picture = decode(upload, self.settings)
         size = self.scorer.image_size
-        return picture, as_floats(picture.resize((size, size)).tensor()).contiguous()
+        return picture, picture.resize((size, size)).tensor()
 
     def _answer(
         self, name: str, picture: Picture, anomaly_map: Tensor, score: float, wanted: _Wanted
@@ -212,7 +211,13 @@ def create_app(scorer: Scorer, settings: ServeSettings, name: str = "model") -> 
 def _add_end_points(app: FastAPI, inspector: Inspector, name: str) -> None:
     info = answers.describe(inspector.scorer, inspector.settings, name)
 
-    @app.post("/predict", openapi_extra=_BODY, responses=_REFUSALS)
+    @app.post(
+        "/predict",
+        summary="Score and judge one image",
+        tags=["inspection"],
+        openapi_extra=_BODY,
+        responses=_REFUSALS,
+    )
     async def predict(
         request: Request,
         class_name: Annotated[str | None, Query(description=_CLASS, max_length=200)] = None,
@@ -223,17 +228,22 @@ def _add_end_points(app: FastAPI, inspector: Inspector, name: str) -> None:
         """Score and judge one image."""
         return await inspector.inspect(request, _Wanted(class_name, overlay, map, preview))
 
-    @app.get("/info")
+    @app.get("/info", summary="Classes, thresholds, limits, versions", tags=["inspection"])
     async def get_info() -> Info:
         """Classes, thresholds, limits and versions."""
         return info
 
-    @app.get("/health")
+    @app.get("/health", summary="Whether the server runs", tags=["operation"])
     async def health() -> Health:
         """Whether the server runs."""
         return Health()
 
-    @app.get("/metrics", response_class=Response)
+    @app.get(
+        "/metrics",
+        summary="Counters for Prometheus",
+        tags=["operation"],
+        response_class=Response,
+    )
     async def metrics() -> Response:
         """Counters for Prometheus."""
         return Response(inspector.metrics.exposition(), media_type=CONTENT_TYPE)

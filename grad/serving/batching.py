@@ -9,12 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
-import torch
 from torch import Tensor
 
+from grad.data.picture import collate
+
 Score = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""(B, 3, S, S) images to (B, S, S) anomaly maps and (B,) image scores, as a detector's
-``score_batch``."""
+"""(B, 3, S, S) images, floats in [0, 1] or uint8, to (B, S, S) anomaly maps and (B,) image scores,
+as a detector's ``score_batch``."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Batcher:
         return self._queue.qsize()
 
     async def score(self, image: Tensor) -> tuple[Tensor, float]:
-        """The anomaly map (S, S) and the score of one image (3, S, S).
+        """The anomaly map (S, S) and the score of one image (3, S, S), floats or uint8.
 
         Raises:
             Exception: whatever scoring the batch raised.
@@ -109,7 +110,7 @@ class Batcher:
         return batch
 
     def _run(self, batch: list[_Waiting]) -> list[tuple[Tensor, float]]:
-        maps, scores = self._score_batch(torch.stack([waiting.image for waiting in batch]))
+        maps, scores = self._score_batch(collate([waiting.image for waiting in batch]))
         # Copies, as a view would keep its whole batch alive.
         return [
             (one.clone(), score) for one, score in zip(maps.cpu(), scores.tolist(), strict=True)

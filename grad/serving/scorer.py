@@ -40,5 +40,8 @@ class Scorer(Protocol):
         ...
 
     def score_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S) in [0, 1] to anomaly maps (B, S, S) and scores (B,), both on the CPU."""
+        """(B, 3, S, S) to anomaly maps (B, S, S) and scores (B,), both on the CPU.
+
+        Images are floats in [0, 1] or uint8.
+        """
         ...

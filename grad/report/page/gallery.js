@@ -19,7 +19,7 @@ const VERDICTS = {
   missed: "missed",
   "false-alarm": "false alarm",
   "correct-good": "good",
-  "correct-bad": "defect found",
+  "correct-bad": "found",
 };
 const ORDERS = {
   highest: (a, b) => b.distance - a.distance,
@@ -109,7 +109,10 @@ function showCardVerdict(image) {
   card.dataset.kind = kind;
   card.verdict.textContent = VERDICTS[kind];
   const label = `${image.one.name}, ${image.defect}, ${VERDICTS[kind]}`;
-  card.button.setAttribute("aria-label", `${label}, value ${image.value.toFixed(2)}, ${image.file}`);
+  card.button.setAttribute(
+    "aria-label",
+    `${label}, value ${image.value.toFixed(2)}, ${image.file}`,
+  );
 }
 
 /** While the threshold moves: badges and counts; cards come and go once it was let go. */
@@ -157,5 +160,10 @@ function startGalleryControls() {
     byId(id).addEventListener("input", show);
   }
   show();
+  byId("heat-scale").addEventListener("change", (event) => {
+    stretched = event.target.value === "stretched";
+    document.documentElement.classList.toggle("stretched", stretched);
+    for (const image of IMAGES) image.card?.picture.paint?.();
+  });
   drawHeatRamp(byId("heat-ramp"));
 }

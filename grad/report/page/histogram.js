@@ -39,7 +39,9 @@ function scoreTicks(one, low, high) {
 /** Values from the most to the least telling, as many as there is room for. */
 function valueTicks(low, high) {
   const found = [];
-  for (const value of [0.5, 0.1, 0.9, 0.01, 0.99, 0.001, 0.999, 0.3, 0.7, 0.2, 0.03, 0.05, 0.8, 0.97]) {
+  for (const value of [
+    0.5, 0.1, 0.9, 0.01, 0.99, 0.001, 0.999, 0.3, 0.7, 0.2, 0.03, 0.05, 0.8, 0.97,
+  ]) {
     const distance = distanceAt(value);
     const free = found.every(([other]) => Math.abs(other - distance) > (high - low) / 9);
     if (free && distance > low && distance < high) found.push([distance, String(value)]);
@@ -133,10 +135,19 @@ function drawHistogram(view, width) {
   const drawn = plot(
     width,
     300,
-    { domain: view.domain, title: view.title, ticks: [...labels.keys()], format: (at) => labels.get(at) },
+    {
+      domain: view.domain,
+      title: view.title,
+      ticks: [...labels.keys()],
+      format: (at) => labels.get(at),
+    },
     {
       domain: [-1.05, 1.05],
-      ticks: [0, ...whole("good").map((n) => n / most.good), ...whole("bad").map((n) => -n / most.bad)],
+      ticks: [
+        0,
+        ...whole("good").map((n) => n / most.good),
+        ...whole("bad").map((n) => -n / most.bad),
+      ],
       format: (share) => Math.round(share > 0 ? share * most.good : -share * most.bad),
       title: "images",
     },
@@ -230,6 +241,9 @@ function showVerdicts(view) {
   const called = found.truePositives + found.falsePositives;
   const say = (id, text) => (byId(id).textContent = text);
   say("histogram-title", `Scores of ${chosen ? chosen.name : "all classes"}`);
+  const limits = view.classes.map((one) => distanceOf(one.limit, one));
+  const together = Math.max(...limits) - Math.min(...limits) < 1e-6;
+  byId("histogram-note").hidden = together || view.limit >= view.domain[1];
   say("recall", percent(found.truePositives, defects));
   say("recall-note", `recall: ${found.truePositives} of ${defects} defects found`);
   say("false-alarms", percent(found.falsePositives, good));

@@ -42,7 +42,10 @@ function drawScatter(container, note, points, width, colourBy, grid) {
   canvas.style.width = `${width}px`;
   canvas.style.height = `${height}px`;
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", `${points.x.length} points in the ${grid} grid. ${points.note}`);
+  canvas.setAttribute(
+    "aria-label",
+    `${points.x.length} points in the ${grid} grid. ${points.note}`,
+  );
   container.replaceChildren(canvas);
   const context = canvas.getContext("2d");
   context.scale(ratio, ratio);
@@ -56,7 +59,12 @@ function drawScatter(container, note, points, width, colourBy, grid) {
       const one = CLASSES[points.class[i]];
       const faded = chosen && one !== chosen;
       context.globalAlpha = faded ? 0.08 : abnormal ? 0.75 : 0.55;
-      drawPoint(context, ...place(i), abnormal, colourBy === "class" ? one.colour : kinds[abnormal]);
+      drawPoint(
+        context,
+        ...place(i),
+        abnormal,
+        colourBy === "class" ? one.colour : kinds[abnormal],
+      );
     });
   }
   context.globalAlpha = 1;

@@ -61,8 +61,16 @@ function countUpTo(scores, limit) {
 /** Ten colours that are told apart best, more by equal steps around the colour wheel. */
 function classColour(index, count) {
   const best = [
-    "#4c78c8", "#e0812d", "#3f9a5a", "#c8475a", "#8a63c4",
-    "#9a6a4f", "#d46bb0", "#7b8794", "#a8a12f", "#2fa5b5",
+    "#4c78c8",
+    "#e0812d",
+    "#3f9a5a",
+    "#c8475a",
+    "#8a63c4",
+    "#9a6a4f",
+    "#d46bb0",
+    "#7b8794",
+    "#a8a12f",
+    "#2fa5b5",
   ];
   if (count <= best.length) return best[index];
   return `hsl(${(index * 360) / count} 58% ${index % 2 ? 42 : 58}%)`;

@@ -36,7 +36,12 @@ function startEpochPlot(container, readout, key, title) {
         svg.append(shape("circle", { cx: points[0][0], cy: points[0][1], r: 4, fill: colour }));
       }
     }
-    const hair = shape("line", { class: "hair", y1: area.top, y2: area.bottom, visibility: "hidden" });
+    const hair = shape("line", {
+      class: "hair",
+      y1: area.top,
+      y2: area.bottom,
+      visibility: "hidden",
+    });
     svg.append(hair);
     svg.addEventListener("pointermove", (event) => {
       const inside = event.clientX - svg.getBoundingClientRect().left;

@@ -1,0 +1,76 @@
+"""GRAD, UniAD and the memory bank as peers: from images, nothing computed before."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from accuracy.methods import METHODS
+from accuracy.rows import Method
+from torch import Tensor, nn
+
+from grad.backbone import load_backbone
+from grad.config import TrainConfig
+from grad.data import Sample
+from grad.features import compute_features
+from grad.model import Preset
+from grad.scoring import anomaly_map, image_score
+from grad.training import choose_precision
+from peers.base import PeerOptions
+
+
+class OnFeatures:
+    """A method on the features of the frozen backbone, which it computes first.
+
+    Args:
+        method: which.
+        options: what it is given.
+        preset: of GRAD, where it is not the options'; images are then of that preset's own size.
+    """
+
+    def __init__(self, method: Method, options: PeerOptions, preset: Preset | None = None) -> None:
+        self.method = method
+        config = TrainConfig(
+            data=Path(),
+            backbone=options.backbone,
+            weights=options.weights,
+            preset=preset or options.preset,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            image_size=None if preset else options.image_size,
+            device=options.device,
+        ).resolved()
+        self.device = config.torch_device()
+        self.config = dataclasses.replace(config, precision=choose_precision(self.device))
+        self.image_size = config.side()
+        self.has_own_size = self.image_size != options.image_size
+        backbone = load_backbone(options.backbone, options.weights, scales=config.scales())
+        self.backbone = backbone.to(self.device)
+        self.model: nn.Module = nn.Module()
+
+    def fit(self, samples: Sequence[Sample]) -> str:
+        """Features, then the method's own training."""
+        epochs = self.config.epochs
+        assert epochs is not None
+        with tempfile.TemporaryDirectory() as folder:
+            features = compute_features(
+                samples, self.backbone, self.image_size, cache=Path(folder), device=self.device
+            )
+            train = METHODS[self.method]
+            self.model, loss = train(self.config, features, epochs, self.device)
+        self.model.eval()
+        size = f", images of {self.image_size} pixels" if self.has_own_size else ""
+        return "" if loss is None else f"{epochs} epochs{size}"
+
+    def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Our scoring: smoothed map, and the largest mean of a window."""
+        _, score = self.model.loss_and_score(self.backbone(images))  # type: ignore[operator]
+        maps = anomaly_map(score, (images.shape[2], images.shape[3]))
+        return maps, image_score(maps)
+
+    def module(self) -> nn.Module:
+        """Backbone and model."""
+        return nn.ModuleList([self.backbone, self.model])

@@ -1,0 +1,106 @@
+"""The grids' discrete rivals: K learned entries in a grid's place (paper, Table 1).
+
+The framework stays as it is, only the lookup is exchanged: a head as wide as the grid's asks with C
+numbers instead of coordinates, and an entry answers with as many values as a cell of the grid has.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Lookup = Literal["grid", "vq", "attention"]
+
+COMMITMENT = 0.25  # weight of what pulls queries to their entry (VQ-VAE, arXiv 1711.00937)
+
+
+class Memory(nn.Module):
+    """``entries`` learned entries that answer queries of ``channels`` numbers with ``width``.
+
+    The parameters ``keys`` (K, C) and ``values`` (K, W) are what queries are compared with and what
+    is answered. The optimiser treats them as it treats the grids.
+    """
+
+    def __init__(self, entries: int, channels: int, width: int) -> None:
+        super().__init__()
+        self.keys = nn.Parameter(torch.empty(entries, channels))
+        self.values: nn.Parameter | None = nn.Parameter(torch.empty(entries, width))
+        for table in (self.keys, self.values):
+            # Xavier normal, with the fans that a grid of as many cells has.
+            nn.init.normal_(table, std=math.sqrt(2.0 / (entries * (table.shape[1] + 1))))
+
+    def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C) -> answers (N, W), and what the lookup adds to the training loss."""
+        raise NotImplementedError
+
+
+class VectorQuantisation(Memory):
+    """The nearest entry answers, trained as in VQ-VAE (arXiv 1711.00937, equation 3).
+
+    The straight-through estimator hands the gradient of an answer to its query as if the query had
+    been the answer; where an answer is a whole map, its pixels' gradients are summed. Entries of
+    the queries' width are their own keys, so that the codebook loss alone moves them; wider ones
+    learn their values by the model's loss and have keys beside them.
+    """
+
+    def __init__(self, entries: int, channels: int, width: int) -> None:
+        super().__init__(entries, channels, width)
+        self.repeats = width // channels
+        if width == channels:
+            self.values = None
+
+    def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C) -> answers (N, W), codebook and commitment loss."""
+        nearest = self.nearest(queries)
+        keys = F.embedding(nearest, self.keys)
+        loss = F.mse_loss(keys, queries.detach()) + COMMITMENT * F.mse_loss(queries, keys.detach())
+        answers = keys.detach() if self.values is None else F.embedding(nearest, self.values)
+        straight = queries - queries.detach()  # zero, but for its gradient
+        return answers + straight.repeat(1, self.repeats), loss
+
+    def nearest(self, queries: Tensor) -> Tensor:
+        """(N, C) -> (N,): for each query the index of the entry at the least distance."""
+        queries, keys = queries.detach(), self.keys.detach()
+        distances = keys.square().sum(dim=1) - 2 * queries @ keys.T  # less |q|^2, the same for all
+        return distances.argmin(dim=1)
+
+
+class Attention(Memory):
+    """All entries answer, weighted by a softmax over the scaled products of query and keys."""
+
+    def forward(self, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C) -> answers (N, W), and zero."""
+        assert self.values is not None
+        products = queries @ self.keys.T / math.sqrt(self.keys.shape[1])
+        return products.softmax(dim=1) @ self.values, queries.new_zeros(())
+
+
+class MemoryPart(nn.Module):
+    """A head (C -> C tanh -> C) and the memory that it asks.
+
+    Both compute in the parameters' precision even under autocast.
+
+    Args:
+        kind: ``"vq"`` or ``"attention"``.
+        entries: K.
+        channels: C.
+        width: values that are asked for at once: C for a pixel, H*W*C for an image.
+    """
+
+    def __init__(self, kind: Lookup, entries: int, channels: int, width: int) -> None:
+        super().__init__()
+        self.head = nn.Sequential(
+            nn.Linear(channels, channels), nn.Tanh(), nn.Linear(channels, channels)
+        )
+        memory = VectorQuantisation if kind == "vq" else Attention
+        self.memory: Memory = memory(entries, channels, width)
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels or means of images (N, C) -> (N, W), and the lookup's loss."""
+        with torch.autocast(rows.device.type, enabled=False):
+            found: tuple[Tensor, Tensor] = self.memory(self.head(rows.to(self.memory.keys.dtype)))
+        return found
