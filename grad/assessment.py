@@ -31,6 +31,7 @@ from grad.records import FILE_NAME as RECORDS
 from grad.records import read_records
 from grad.report import About, update_report
 from grad.results import METRICS, REPORT, Results, test_settings
+from grad.tiling import tiling_of
 from grad.verdicts import choose_thresholds, judge, show_thresholds
 
 
@@ -162,6 +163,7 @@ def _features(
         loaded.backbone,
         loaded.info.image_size,
         cache=options.cache or default_cache(),
+        tiling=tiling_of(loaded.info.tile, loaded.info.overlap),
         device=next(loaded.model.parameters()).device,
         workers=_workers(options),
         strict=options.strict,

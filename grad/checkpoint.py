@@ -43,6 +43,7 @@ class ModelInfo:
         mean, std: the backbone's normalisation of the three colour channels.
         classes: what the model was trained on.
         epochs: completed epochs.
+        tile, overlap: what it learned from, as in :class:`grad.tiling.Tiling`; None: whole images.
         grad_version: the version that trained it.
     """
 
@@ -54,6 +55,8 @@ class ModelInfo:
     std: tuple[float, ...]
     classes: tuple[str, ...]
     epochs: int
+    tile: int | None = None
+    overlap: int | None = None
     grad_version: str = __version__
 
 

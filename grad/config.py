@@ -21,6 +21,7 @@ from grad.files import replacing
 from grad.memory import Lookup
 from grad.model import JitterMode, ModelSettings, Parts, Preset, Refine
 from grad.options import class_list, flag, given_options, key, option, parse_options
+from grad.tiling import Tiling, tiling_of
 
 # Without --data: what suits the demo set and two CPU cores. Options that were given win.
 DEMO_DEFAULTS: dict[str, Any] = {
@@ -80,6 +81,14 @@ class TrainConfig:
     )
     image_size: int | None = option(
         None, "Side of the square that images are resized to, in pixels; none: 224, grad-plus 320."
+    )
+    tile: int | None = option(
+        None,
+        "Learn from and judge tiles of so many pixels, not whole images, for small defects in "
+        "large images; none: whole images.",
+    )
+    overlap: int | None = option(
+        None, "Pixels that neighbouring tiles share; none: a quarter of --tile."
     )
     out: Path | None = option(
         None, "Folder for the results, new or empty; none: a free name in runs/."
@@ -154,6 +163,7 @@ class TrainConfig:
         check_share(self.calibration_share)
         check_rate(self.false_alarm_rate)
         self.class_names()
+        self.tiling()
         self.drop_epochs()
 
     def class_names(self) -> tuple[str, ...] | None:
@@ -189,6 +199,10 @@ class TrainConfig:
         """``--image-size`` of resolved options."""
         assert self.image_size is not None
         return self.image_size
+
+    def tiling(self) -> Tiling | None:
+        """``--tile`` and ``--overlap``; None for whole images."""
+        return tiling_of(self.tile, self.overlap)
 
     def scales(self) -> int:
         """How many of the backbone's feature maps the preset takes."""

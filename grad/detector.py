@@ -29,7 +29,7 @@ from grad.errors import GradError
 from grad.inference import Engine
 from grad.sources import Item, One, items_of
 from grad.streaming import default_workers, work_in_threads
-from grad.tiling import Tiling, score_tiles
+from grad.tiling import Tiling, score_tiles, tiling_of
 from grad.training import Precision
 
 __all__ = ["Detector", "Result"]
@@ -201,7 +201,7 @@ class Detector:
                 threshold for images of any class.
             tile: cut images into squares of so many pixels, for small defects in large images. The
                 anomaly map then has the image's own size. The model should have been trained on
-                tiles of this size. None: as in training.
+                tiles of this size. None: as in training; 0: whole images in any case.
             overlap: pixels that neighbouring tiles share at least; None: as in training, or a
                 quarter of ``tile``.
 
@@ -249,9 +249,9 @@ class Detector:
         Raises:
             GradError: as in :meth:`predict`.
         """
-        tiling = None if tile is None else Tiling(tile, overlap)
-        if overlap is not None and tile is None:
-            raise GradError("--overlap needs --tile: it says how much of it tiles share.")
+        if tile is None and overlap is None:
+            tile, overlap = self.info.tile, self.info.overlap
+        tiling = None if tile == 0 else tiling_of(tile, overlap)
         size = self.batch_size if batch_size is None else batch_size
         if size < 1:
             raise GradError(f"--batch-size {size} is too small: give 1 or more.")

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from grad import distributed
 from grad.data import Sample, load_mask
+from grad.data.images import image_size
 from grad.features import Features
 from grad.files import replacing
 from grad.metrics import METRICS, ClassMetrics, ClassReport, exact_pixels
 from grad.model import GRAD
 from grad.progress import Progress
-from grad.scoring import anomaly_map, image_score
+from grad.scoring import anomaly_map, image_score, upsample
+from grad.tiling import Tiling, finish
 
 _BATCH = 16  # images scored at once
 
@@ -62,8 +64,9 @@ def evaluate(
 ) -> dict[str, ClassReport]:
     """Score test images and measure, in float32 and class by class.
 
-    Anomaly maps and masks are compared at the size that images have for the backbone. Several
-    processes score a part of the images each, and the main one gets to see all results.
+    Anomaly maps and masks are compared at the size that images have for the backbone; those of
+    images that are cut into tiles at their own size. Several processes score a part of the images
+    each, and the main one gets to see all results.
 
     Args:
         model: on any device.
@@ -80,7 +83,6 @@ def evaluate(
     Raises:
         GradError: scores are NaN; a mask can't be read.
     """
-    size = (image_size, image_size)
     limit = None if exact else exact_pixels(len(classes))
     seen = observers if distributed.is_main() else copy.deepcopy(observers)
     metrics = {name: ClassMetrics(name, exact_pixels=limit) for name in sorted(classes)}
@@ -89,6 +91,7 @@ def evaluate(
         for samples, scores, maps in scored(model, mine, image_size):
             for name, rows in _rows_by_class(samples).items():
                 of_class = [samples[row] for row in rows]
+                size = (maps.shape[1], maps.shape[2])
                 masks = [_mask(sample, size) for sample in of_class]
                 labels = [sample.anomalous for sample in of_class]
                 metrics[name].update(maps[rows], masks, scores[rows], labels)
@@ -114,10 +117,14 @@ def scored(
 ) -> Iterator[tuple[list[Sample], Tensor, Tensor]]:
     """Samples, image scores (B,) and anomaly maps (B, image_size, image_size), batch by batch.
 
-    In float32 on the model's device; results are on the CPU.
+    Of images that are cut into tiles (1, h, w) in the image's own size, one by one. In float32 on
+    the model's device; results are on the CPU.
     """
     device = next(model.parameters()).device
     model.eval()
+    if features.tiling is not None:
+        yield from _scored_by_tiles(model, features, image_size, features.tiling)
+        return
     for first in range(0, len(features), _BATCH):
         indices = range(first, min(first + _BATCH, len(features)))
         with torch.inference_mode():
@@ -125,6 +132,23 @@ def scored(
             maps = anomaly_map(score, (image_size, image_size))
             scores = image_score(maps)
         yield [features.samples[i] for i in indices], scores.cpu(), maps.cpu()
+
+
+def _scored_by_tiles(
+    model: GRAD, features: Features, side: int, tiling: Tiling
+) -> Iterator[tuple[list[Sample], Tensor, Tensor]]:
+    device = next(model.parameters()).device
+    for index, sample in enumerate(features.samples):
+        size = image_size(sample.path)
+
+        def maps(index: int = index) -> Iterator[Tensor]:
+            for tiles in features.tiles_of(index):
+                with torch.inference_mode():
+                    _, score = model.loss_and_score(tiles.to(device).float())
+                    yield from upsample(score, (side, side)).cpu()
+
+        anomaly_map, score = finish(tiling.mosaic(size, side).blend(maps()), size)
+        yield [sample], torch.tensor([score]), anomaly_map[None]
 
 
 def good_scores(

@@ -180,6 +180,7 @@ def _features(
         backbone,
         config.side(),
         cache=config.cache or default_cache(),
+        tiling=config.tiling(),
         device=device,
         workers=config.workers or 1,
         strict=config.strict,
@@ -207,7 +208,7 @@ def _train_and_evaluate(job: _Run, split: TrainingSplit, test: Features, folder:
     _show_model(model, config, console)
     result = fit(
         model,
-        split.training,
+        split.training.tiles(),
         _schedule(config),
         seed=config.seed,
         precision=config.precision,  # type: ignore[arg-type]  # "auto" is resolved
@@ -279,6 +280,8 @@ def _info(job: _Run, classes: tuple[str, ...], epochs: int) -> ModelInfo:
         std=tuple(backbone.std.flatten().tolist()),
         classes=classes,
         epochs=epochs,
+        tile=job.config.tile,
+        overlap=job.config.overlap,
     )
 
 
@@ -312,6 +315,8 @@ def _settings(config: TrainConfig, split: TrainingSplit, test: Features) -> dict
         "preset": config.preset,
         "epochs": config.epochs,
         "backbone": config.backbone,
+        "tile": config.tile,
+        "overlap": config.overlap,
         "calibration_share": None if config.validation else config.calibration_share,
         **test_settings(test, config.side(), split),
     }

@@ -1,6 +1,7 @@
 """The frozen backbone sees each image once: its features, computed in batches and kept on disk.
 
-Each class of a split is one file (:mod:`grad.feature_file`), float16 (N, H, W, C): EfficientNets'
+Each class of a split is one file (:mod:`grad.feature_file`), float16 (N, H, W, C), with a row an
+image, or a row for each of the tiles that images are cut into: EfficientNets'
 features stay far below what float16 holds, and it has three more bits of precision than bfloat16.
 The key, the file's name, is a digest of the backbone, the image size and the content of every
 image. ``SEEN.key`` remembers the key of a list of images that nobody has touched since.
@@ -12,11 +13,12 @@ import hashlib
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import accumulate, groupby, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -26,11 +28,14 @@ from rich.console import Console
 from torch import Tensor
 
 from grad import distributed
-from grad.data import Sample, UnreadableImage, load_image
+from grad.data import Sample, UnreadableImage, load_image, load_picture
+from grad.data.images import image_size
+from grad.data.picture import as_floats
 from grad.errors import GradError
 from grad.feature_file import FORMAT, FeatureFile, Maps, StoredMaps
 from grad.files import claimed, remove_leftovers, replacing
 from grad.progress import Progress
+from grad.tiling import Tiling
 
 _BATCH = 16  # images that the backbone takes at once
 _BLOCK = 1 << 22  # bytes read at once for checksums
@@ -59,12 +64,16 @@ class Features:
     Attributes:
         samples: the images that could be read.
         skipped: the images that could not.
+        tiling: how images were cut into tiles, each of which has a feature map; None: they were
+            not.
     """
 
     samples: tuple[Sample, ...]
     skipped: tuple[Path, ...]
     _maps: tuple[StoredMaps, ...]
     _places: tuple[tuple[int, int], ...]  # of each sample: (which file, which row)
+    tiling: Tiling | None = None
+    _counts: tuple[int, ...] = ()  # rows of each sample; none given: one of each
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -79,16 +88,40 @@ class Features:
         """(B, C, H, W) float16 in channels_last memory, for samples by index.
 
         Args:
-            indices: B of them.
+            indices: B of them, of which none is cut into tiles.
             pinned: in memory from which CUDA copies while the process goes on.
 
         Raises:
             GradError: the cache was damaged in the meantime.
         """
-        _, channels, height, width = self.shape
-        shape = (len(indices), height, width, channels)
+        assert not self._counts
+        return self._read([self._places[i] for i in indices], pinned)
+
+    def tiles_of(self, index: int) -> Iterator[Tensor]:
+        """The maps of an image's tiles, row by row of the mosaic, in batches (B, C, H, W)."""
+        file, first = self._places[index]
+        rows = range(first, first + (self._counts[index] if self._counts else 1))
+        for start in range(0, len(rows), _BATCH):
+            yield self._read([(file, row) for row in rows[start : start + _BATCH]], False)
+
+    def tiles(self) -> Features:
+        """The same with each tile as a sample of its own; itself where images are whole."""
+        if not self._counts:
+            return self
+        samples: list[Sample] = []
+        places: list[tuple[int, int]] = []
+        for sample, (file, row), count in zip(
+            self.samples, self._places, self._counts, strict=True
+        ):
+            samples += [sample] * count
+            places += [(file, row + i) for i in range(count)]
+        return Features(tuple(samples), self.skipped, self._maps, tuple(places))
+
+    def _read(self, places: Sequence[tuple[int, int]], pinned: bool) -> Tensor:
+        _, height, width, channels = self._maps[0].shape
+        shape = (len(places), height, width, channels)
         rows = torch.empty(shape, dtype=torch.float16, pin_memory=pinned)
-        for maps, (file, row) in zip(rows.numpy(), (self._places[i] for i in indices), strict=True):
+        for maps, (file, row) in zip(rows.numpy(), places, strict=True):
             self._maps[file].read_into(row, maps)
         return rows.permute(0, 3, 1, 2)
 
@@ -98,6 +131,7 @@ class Features:
             self,
             samples=tuple(self.samples[i] for i in indices),
             _places=tuple(self._places[i] for i in indices),
+            _counts=tuple(self._counts[i] for i in indices) if self._counts else (),
         )
 
     def of_classes(self, names: Sequence[str]) -> Features:
@@ -124,6 +158,7 @@ def compute_features(
     image_size: int,
     *,
     cache: Path,
+    tiling: Tiling | None = None,
     device: torch.device | str = "cpu",
     workers: int = 2,
     strict: bool = False,
@@ -140,6 +175,7 @@ def compute_features(
         backbone: on ``device``.
         image_size: side of the square that images are resized to, in pixels.
         cache: folder of the files; made where it is missing.
+        tiling: how images are cut; None: not at all.
         device: where the backbone runs.
         workers: threads that read and decode images.
         strict: raise for an unreadable image instead of leaving it out.
@@ -154,23 +190,30 @@ def compute_features(
     remove_leftovers(cache, ".npy")
     with ThreadPoolExecutor(max(1, workers)) as pool:
         keys = distributed.shared(
-            [_key(g, backbone, image_size, cache, pool) for g in distributed.shard(groups)]
+            [
+                _key(g, _base(backbone, image_size, tiling), cache, pool)
+                for g in distributed.shard(groups)
+            ]
         )
+        cut = _Cut(image_size, tiling)
+        counts = [list(pool.map(cut.count, group)) for group in groups]
         files = [FeatureFile(cache, key) for part in keys for key in part]
         turns = distributed.turns(len(groups))
-        total = sum(len(groups[i]) for turn in turns for i in turn)
+        total = sum(sum(counts[i]) for turn in turns for i in turn)
         with Progress(console, "features", total) as progress:
-            work = _Work(backbone, image_size, torch.device(device), pool, progress, console)
+            work = _Work(backbone, cut, torch.device(device), pool, progress, console)
             for turn in turns:
                 for i in turn:
-                    work.make_sure_of(files[i], groups[i])
+                    work.make_sure_of(files[i], groups[i], counts[i])
                 distributed.barrier()
-    return _opened(files, groups, strict, console)
+    return _opened(files, groups, counts, tiling, strict, console)
 
 
 def _opened(
     files: Sequence[FeatureFile],
     groups: Sequence[Sequence[Sample]],
+    counts: Sequence[Sequence[int]],
+    tiling: Tiling | None,
     strict: bool,
     console: Console | None,
 ) -> Features:
@@ -178,16 +221,51 @@ def _opened(
     maps: list[StoredMaps] = []
     kept: list[Sample] = []
     places: list[tuple[int, int]] = []
+    rows: list[int] = []
     skipped: list[Path] = []
-    for file, members in zip(files, groups, strict=True):
-        stored, unreadable = file.open()
+    for file, members, of_members in zip(files, groups, counts, strict=True):
+        stored, failures = file.open()
+        starts = list(accumulate(of_members, initial=0))[:-1]
+        unreadable = {i: failures[row] for i, row in enumerate(starts) if row in failures}
         _report_unreadable(members, unreadable, strict, console)
         readable = [i for i in range(len(members)) if i not in unreadable]
-        places += [(len(maps), i) for i in readable]
+        places += [(len(maps), starts[i]) for i in readable]
+        rows += [of_members[i] for i in readable]
         kept += [members[i] for i in readable]
         skipped += [members[i].path for i in unreadable]
         maps.append(stored)
-    return Features(tuple(kept), tuple(skipped), tuple(maps), tuple(places))
+    return Features(
+        tuple(kept),
+        tuple(skipped),
+        tuple(maps),
+        tuple(places),
+        tiling,
+        () if tiling is None else tuple(rows),
+    )
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Images as the backbone takes them: whole, or in tiles."""
+
+    image_size: int
+    tiling: Tiling | None
+
+    def count(self, sample: Sample) -> int:
+        """How many there are of an image; one of an image whose header can't be read."""
+        if self.tiling is None:
+            return 1
+        try:
+            return len(self.tiling.mosaic(image_size(sample.path), self.image_size))
+        except UnreadableImage:
+            return 1
+
+    def decode(self, sample: Sample) -> list[Tensor]:
+        """All of an image, (3, S, S), floats in [0, 1] or uint8."""
+        if self.tiling is None:
+            return [load_image(sample.path, (self.image_size, self.image_size))]
+        picture = load_picture(sample.path)
+        return list(self.tiling.mosaic(picture.size, self.image_size).cut(picture))
 
 
 @dataclass(frozen=True)
@@ -195,13 +273,15 @@ class _Work:
     """What it takes to make a file of features."""
 
     backbone: FeatureExtractor
-    image_size: int
+    cut: _Cut
     device: torch.device
     pool: ThreadPoolExecutor
     progress: Progress
     console: Console | None
 
-    def make_sure_of(self, file: FeatureFile, samples: Sequence[Sample]) -> None:
+    def make_sure_of(
+        self, file: FeatureFile, samples: Sequence[Sample], counts: Sequence[int]
+    ) -> None:
         """Make a file unless it is there and whole; says so where it is there, but damaged."""
         if file.damage(self.pool) != "":
             with claimed(file.array):
@@ -211,39 +291,51 @@ class _Work:
                         f"The cached features {file.array} are damaged ({damage}): made again."
                     )
                 if damage != "":
-                    shape = (*self.backbone.feature_size(self.image_size), self.backbone.channels)
-                    file.write((len(samples), *shape), self._batches(samples, shape))
+                    side = self.cut.image_size
+                    shape = (*self.backbone.feature_size(side), self.backbone.channels)
+                    file.write((sum(counts), *shape), self._batches(samples, counts, shape))
                     return
-        self.progress.advance(len(samples))
+        self.progress.advance(sum(counts))
 
     def _batches(
-        self, samples: Sequence[Sample], shape: tuple[int, ...]
+        self, samples: Sequence[Sample], counts: Sequence[int], shape: tuple[int, ...]
     ) -> Iterator[tuple[Maps, dict[int, str]]]:
-        """The features of each batch; the rows of unreadable images are zero.
-
-        While the backbone works on one batch, the next is decoded.
-        """
-        coming = self._decode(samples[:_BATCH])
-        for start in range(0, len(samples), _BATCH):
-            futures = coming
-            coming = self._decode(samples[start + _BATCH : start + 2 * _BATCH])
-            images, failures = {}, {}
-            for row, future in enumerate(futures):
-                try:
-                    images[row] = future.result()
-                except UnreadableImage as error:
-                    failures[start + row] = str(error)
-            maps = np.zeros((len(futures), *shape), np.float16)
+        """The features of each batch; the rows of unreadable images are zero."""
+        rows, start = self._decoded(samples, counts), 0
+        while batch := list(islice(rows, _BATCH)):
+            images = {i: as_floats(row) for i, row in enumerate(batch) if isinstance(row, Tensor)}
+            maps = np.zeros((len(batch), *shape), np.float16)
             if images:
                 with torch.inference_mode():
                     found = self.backbone(torch.stack(list(images.values())).to(self.device))
                 maps[list(images)] = _to_float16(found)
-            yield maps, failures
-            self.progress.advance(len(futures))
+            yield maps, {start + i: row for i, row in enumerate(batch) if isinstance(row, str)}
+            start += len(batch)
+            self.progress.advance(len(batch))
 
-    def _decode(self, samples: Sequence[Sample]) -> list[Future[Tensor]]:
-        size = (self.image_size, self.image_size)
-        return [self.pool.submit(load_image, sample.path, size) for sample in samples]
+    def _decoded(self, samples: Sequence[Sample], counts: Sequence[int]) -> Iterator[Tensor | str]:
+        """For each row the image or the tile, or why there is none.
+
+        While the backbone works on one batch, images enough for the next are decoded.
+        """
+        coming = iter(zip(samples, counts, strict=True))
+        waiting: deque[tuple[int, Future[list[Tensor]]]] = deque()
+        while True:
+            while sum(count for count, _ in waiting) < 2 * _BATCH:
+                sample, count = next(coming, (None, 0))
+                if sample is None:
+                    break
+                waiting.append((count, self.pool.submit(self.cut.decode, sample)))
+            if not waiting:
+                return
+            count, future = waiting.popleft()
+            try:
+                rows: Sequence[Tensor | str] = future.result()
+            except UnreadableImage as error:
+                rows = [str(error)] * count
+            if len(rows) != count:
+                raise GradError("An image has changed its size while it was read: start again.")
+            yield from rows
 
 
 def _to_float16(maps: Tensor) -> Maps:
@@ -275,20 +367,19 @@ def _report_unreadable(
         )
 
 
-def _key(
-    samples: Sequence[Sample],
-    backbone: FeatureExtractor,
-    size: int,
-    cache: Path,
-    pool: ThreadPoolExecutor,
-) -> str:
+def _base(backbone: FeatureExtractor, size: int, tiling: Tiling | None) -> str:
+    """What the features of every image depend on."""
+    base = f"{FORMAT} {backbone.fingerprint} {size}"
+    return base if tiling is None else f"{base} tiles {tiling.size} {tiling.shared}"
+
+
+def _key(samples: Sequence[Sample], base: str, cache: Path, pool: ThreadPoolExecutor) -> str:
     """A digest of everything that the features of a class depend on.
 
     Images are read for it only where one of them, or its times, has changed since the last run.
     """
     start = time.time()
     paths = [sample.path for sample in samples]
-    base = f"{FORMAT} {backbone.fingerprint} {size}"
     seen, changed = _state(base, paths)
     memory = cache / f"{seen}.key"
     with suppress(OSError, ValueError):

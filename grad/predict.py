@@ -59,7 +59,7 @@ class PredictOptions:
     )
     fail_on_anomaly: bool = option(False, "Exit with code 1 if any image is anomalous.")
     tile: int | None = option(
-        None, "Cut images into tiles of so many pixels; none: as the model was trained."
+        None, "Cut images into tiles of so many pixels; none: as in training; 0: whole images."
     )
     overlap: int | None = option(
         None, "Pixels that neighbouring tiles share; none: a quarter of --tile."

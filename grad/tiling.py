@@ -61,6 +61,19 @@ class Tiling:
         return Mosaic((height, width), image_size, shared)
 
 
+def tiling_of(tile: int | None, overlap: int | None) -> Tiling | None:
+    """The tiling of ``--tile`` and ``--overlap``; None without a tile.
+
+    Raises:
+        GradError: as :class:`Tiling`; an overlap without a tile.
+    """
+    if tile is None:
+        if overlap is not None:
+            raise GradError("--overlap needs --tile: it says how much of it tiles share.")
+        return None
+    return Tiling(tile, overlap)
+
+
 class Mosaic:
     """Square tiles that cover a rectangle, and the weights by which what they show is blended.
 

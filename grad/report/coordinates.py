@@ -65,7 +65,7 @@ def sample_coordinates(
     device = next(model.parameters()).device
     local: list[tuple[Sample, Tensor]] = []
     global_: list[tuple[Sample, Tensor]] = []
-    for of_split in features:
+    for of_split in (split.tiles() for split in features):
         groups = [(sample.class_name, sample.anomalous) for sample in of_split.samples]
         chosen = _even(groups, images // len(features), chance)
         for start in range(0, len(chosen), _BATCH):
