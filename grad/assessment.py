@@ -100,7 +100,8 @@ def rejudge(options: EvaluateOptions, console: Console) -> None:
         GradError: the run has no records or no thresholds; a file can't be written.
     """
     run = options.model.expanduser()
-    run = run if run.is_dir() else run.parent
+    if not run.is_dir():
+        run = model_files(run)[0].parent
     summary = _read_metrics(run / METRICS)
     records = read_records(run / RECORDS)
     calibrations: dict[str, Calibration] = {}

@@ -41,9 +41,9 @@ def check(options: CheckOptions, console: Console) -> None:
     if not errors:
         _show_plan(dataset, survey, kept, options, console)
     for text in findings.warnings:
-        console.print(f"Odd: {text}", style="yellow", markup=False, highlight=False)
+        _say(f"Odd: {text}", "yellow", console)
     for text in errors:
-        console.print(f"Wrong: {text}", style="red", markup=False, highlight=False)
+        _say(f"Wrong: {text}", "red", console)
     if errors:
         things = "1 thing is" if len(errors) == 1 else f"{len(errors)} things are"
         raise GradError(f"--data {options.data} can't be trained: {things} wrong, see above.")
@@ -51,16 +51,16 @@ def check(options: CheckOptions, console: Console) -> None:
 
 def show_dataset(dataset: Dataset, console: Console) -> None:
     """What was found in a folder: the counts of each class, and what is odd."""
-    table = Table(title=f"{dataset.root} ({dataset.layout})", title_justify="left")
-    table.add_column("class")
+    table = Table("class")
     for heading in ("train", "test good", "test defects", "masks"):
         table.add_column(heading, justify="right")
     for row in dataset.summary():
         counts = (row.train, row.test_good, row.test_anomalous, row.masks)
         table.add_row(row.name, *(f"{count:,}" for count in counts))
+    _say(f"{dataset.root} ({dataset.layout})", None, console)
     console.print(table)
     for note in dataset.notes:
-        console.print(note, style="yellow", markup=False)
+        _say(note, "yellow", console)
 
 
 def _validation(
@@ -138,7 +138,12 @@ def _show_plan(
             "fitted to the scores of the images learned from, corrected by these."
         )
     for line in lines:
-        console.print(line, markup=False, highlight=False)
+        _say(line, None, console)
+
+
+def _say(text: str, style: str | None, console: Console) -> None:
+    """A line with paths in it, which the terminal may wrap, but nothing may break."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _joined(words: Iterable[str]) -> str:

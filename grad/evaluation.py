@@ -17,7 +17,7 @@ from grad import distributed
 from grad.data import Sample, load_mask
 from grad.features import Features
 from grad.files import replacing
-from grad.metrics import EXACT_PIXELS, METRICS, ClassMetrics, ClassReport
+from grad.metrics import METRICS, ClassMetrics, ClassReport, exact_pixels
 from grad.model import GRAD
 from grad.progress import Progress
 from grad.scoring import anomaly_map, image_score
@@ -81,7 +81,7 @@ def evaluate(
         GradError: scores are NaN; a mask can't be read.
     """
     size = (image_size, image_size)
-    limit = None if exact else EXACT_PIXELS
+    limit = None if exact else exact_pixels(len(classes))
     seen = observers if distributed.is_main() else copy.deepcopy(observers)
     metrics = {name: ClassMetrics(name, exact_pixels=limit) for name in sorted(classes)}
     mine = features.subset(distributed.shard(range(len(features))))

@@ -1,16 +1,18 @@
 """From the scores of good images to the score that few further good images exceed.
 
-Two ways, both of them for logarithms of scores, as scores differ by factors:
+There are two ways:
 
 - *Rank.* Of n good images that were not trained on, the k-th smallest score with
   k = ceil((n + 1)(1 - rate)) is exceeded by the next good image with a probability of at most the
   rate, whatever the distribution (split conformal prediction; Vovk et al., Algorithmic Learning in
   a Random World, 2005). From n = 1/rate - 1 on there is such a k; but as a single image decides
   there, rank is used from n = 10/rate on.
-- *Fit.* With fewer, the images that were trained on give the class's own scale: the median, and the
-  spread above it. They are many more, but score lower than new ones; how much lower, in units of
-  the spread, is learned from the images that were not trained on, of all classes together. The
-  threshold is the upper end of a prediction interval for one more image (Student's t).
+- *Fit.* With fewer, the images that were trained on give the class's own scale: the median of the
+  logarithms of their scores, and the spread above it. They are many more, but score lower than new
+  ones; how much lower, in units of the spread, is learned from the images that were not trained on,
+  of all classes together. The threshold is the upper end of a prediction interval for one more
+  image (Student's t). A spread that all classes share would not do: on seven classes of real images
+  it went from 0.02 to 0.45.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any, Literal
 
@@ -11,6 +11,8 @@ from rich.table import Table
 
 from grad.calibration import Calibration, Threshold, f1_limit
 from grad.records import ImageRecord
+
+_SOURCES = {"held out": "held out", "validation": "validation", "training": "trained on"}
 
 
 def judge(
@@ -24,10 +26,11 @@ def judge(
 
     Returns:
         ``method`` and ``asked_rate`` (false-alarm rate asked for, None for F1); ``classes``: the
-        threshold of each class with ``recall``, ``false_alarm_rate``, ``marked_rate`` (share of
-        good images with a marked pixel; None for each where there are no such images) and
-        ``counts``; ``all``: the same over all classes; ``unknown``: the threshold for images of
-        unknown class and what it does to all of them, None with several models or a single class.
+        threshold of each class with ``source`` (where its good images came from; None for a class
+        that was not trained on), ``recall``, ``false_alarm_rate``, ``marked_rate`` (share of good
+        images with a marked pixel; None for each where there are no such images) and ``counts``;
+        ``all``: the same over all classes; ``unknown``: the threshold for images of unknown class
+        and what it does to all of them, None with several models or a single class.
     """
     first = next(iter(calibrations.values()))
     judged = {name: [r for r in records if r.class_name == name] for name in calibrations}
@@ -39,7 +42,9 @@ def judge(
         "method": first.method,
         "asked_rate": first.false_alarm_rate if first.method == "good" else None,
         "classes": {
-            name: asdict(thresholds[name]) | _outcome([(r, thresholds[name]) for r in members])
+            name: asdict(thresholds[name])
+            | {"source": calibrations[name].sources.get(name)}
+            | _outcome([(r, thresholds[name]) for r in members])
             for name, members in judged.items()
         },
         "all": _outcome(everything),
@@ -91,7 +96,7 @@ def verdict_table(section: Mapping[str, Any]) -> Table:
     table.add_column("threshold", justify="right")
     table.add_column("defects found", footer=_found(every), justify="right")
     table.add_column("false alarms", footer=_alarms(every), justify="right")
-    table.add_column("made from", justify="right")
+    table.add_column("good images", justify="right")
     for name, row in section["classes"].items():
         table.add_row(name, *_cells(row))
     if section["unknown"]:
@@ -101,13 +106,38 @@ def verdict_table(section: Mapping[str, Any]) -> Table:
 
 
 def show_thresholds(section: Mapping[str, Any], console: Console) -> None:
-    """The table, and how the thresholds were made, once for all classes that it holds for."""
+    """The table, and what is to be said about how far the thresholds can be trusted."""
     console.print(verdict_table(section))
-    notes: dict[str, list[str]] = {}
-    for name, row in section["classes"].items():
-        notes.setdefault(row["note"], []).append(name)
-    for note, names in notes.items():
-        console.print(f"{', '.join(names)}: {note}", style="yellow", markup=False, highlight=False)
+    for text in _cautions(section):
+        console.print(text, style="yellow", markup=False, highlight=False)
+
+
+def _cautions(section: Mapping[str, Any]) -> Iterator[str]:
+    rate, rows = section["asked_rate"], section["classes"]
+    new = [name for name, row in rows.items() if row["source"] is None]
+    if new:
+        yield f"Not trained on, so judged by the threshold for unknown classes: {', '.join(new)}."
+    if section["method"] == "f1":
+        yield "The test images made these thresholds: they are no test of them any more."
+    if section["method"] != "good":
+        return
+    trained = [name for name, row in rows.items() if row["source"] == "training"]
+    few = [
+        f"{name} {1 / (row['images'] + 1):.2%}"
+        for name, row in rows.items()
+        if row["source"] in ("held out", "validation") and row["images"] + 1 < 1 / rate
+    ]
+    if few:
+        yield (
+            f"Too few good images for {rate:.2%} by rank alone, which they support from here on: "
+            f"{', '.join(few)}. Their thresholds are fitted to the scores of the images trained "
+            "on, corrected by the others; metrics.json says from how many."
+        )
+    if trained:
+        yield (
+            f"No image of {', '.join(trained)} was kept out of training: new ones may score "
+            f"higher, so that there are more false alarms than {rate:.2%}."
+        )
 
 
 def _f1_calibration(calibration: Calibration, records: Sequence[ImageRecord]) -> Calibration:
@@ -133,7 +163,7 @@ def _f1_threshold(limit: Threshold, records: Sequence[ImageRecord]) -> Threshold
         pixel_typical,
         len(good),
         f"largest F1 on {len(good)} good and {len(defects)} defective test images, which are then "
-        "no test of it any more.",
+        "no test of it any more",
     )
 
 
@@ -158,17 +188,18 @@ def _outcome(judged: Sequence[tuple[ImageRecord, Threshold]]) -> dict[str, Any]:
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    counts, images = row["counts"], row["images"]
-    return f"{row['image']:.4g}", _found(counts), _alarms(counts), f"{images} images"
+    counts = row["counts"]
+    made = " ".join([str(row["images"]), _SOURCES.get(row.get("source", ""), "images")])
+    return f"{row['image']:.4g}", _found(counts), _alarms(counts), made
 
 
 def _found(counts: Mapping[str, int]) -> str:
-    return _share(counts["true_positives"], counts["false_negatives"])
+    found, missed = counts["true_positives"], counts["false_negatives"]
+    every = found + missed
+    return f"{found} of {every}, {found / every:.0%}" if every else "-"
 
 
 def _alarms(counts: Mapping[str, int]) -> str:
-    return _share(counts["false_positives"], counts["true_negatives"])
-
-
-def _share(yes: int, no: int) -> str:
-    return f"{yes} of {yes + no}, {yes / (yes + no):.1%}" if yes + no else "-"
+    alarms, quiet = counts["false_positives"], counts["true_negatives"]
+    every = alarms + quiet
+    return f"{alarms} of {every}, {alarms / every:.1%}" if every else "-"

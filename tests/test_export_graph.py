@@ -1,4 +1,4 @@
-"""The graph before it is written: what it computes, and that it is traced for any batch and size."""
+"""The graph before it is written: what it computes, and that any batch and size can be traced."""
 
 import json
 
@@ -107,7 +107,7 @@ def test_columns(loaded):
     assert named[-1].threshold == calibration.unknown
     (only,) = columns(calibration, "bottle")
     assert only.threshold == calibration.classes["bottle"]
-    with pytest.raises(GradError, match="--class-name can is none of the model's.* bottle"):
+    with pytest.raises(GradError, match=r"--class-name can is none of the model's.* bottle"):
         columns(calibration, "can")
 
 

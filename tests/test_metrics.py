@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from torch import Tensor
 
 from grad.errors import GradError
-from grad.metrics import METRICS, ClassMetrics, ClassReport, summarize
+from grad.metrics import METRICS, ClassMetrics, ClassReport, exact_pixels, summarize
 from grad.metrics.classes import region_areas
 from grad.metrics.pixels import PixelScores, ordered_keys
 
@@ -227,6 +227,34 @@ def test_bounds_are_small_with_the_default_bins() -> None:
     assert max(binned.error_bounds.values()) < 1e-4
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_scores_far_apart_share_the_bins(order: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros and huge values beside the usual ones: bins lie where there are scores."""
+    monkeypatch.setattr("grad.metrics.pixels.FOLDED_PIXELS", 3_000)
+    maps, masks, labels = blobs(8, 12)
+    maps[::3, :4] = 0.0
+    maps[5, 7] = 1e30
+    maps[7, 8] = -2.0
+    exact = metrics_of(maps, masks, labels).compute()
+    for bins in (40, 3_000):
+        parts = [
+            metrics_of(
+                maps[i : i + 1], masks[i : i + 1], labels[i : i + 1], exact_pixels=0, bins=bins
+            )
+            for i in range(12)
+        ][::order]
+        for part in parts[1:]:
+            parts[0].merge(part)
+        binned = parts[0].compute()
+        whole = metrics_of(maps, masks, labels, exact_pixels=0, bins=bins).compute()
+        for key in METRICS[3:]:
+            exact_value, value = exact.values[key], binned.values[key]
+            assert exact_value is not None and value is not None
+            assert value == pytest.approx(whole.values[key], abs=1e-12)
+            assert abs(value - exact_value) <= binned.error_bounds[key] + 1e-12
+    assert binned.error_bounds["pixel_auroc"] < 5e-3
+
+
 def test_memory_does_not_grow_with_the_number_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     monkeypatch.setattr("grad.metrics.pixels.FOLDED_PIXELS", 1_500)
@@ -235,10 +263,16 @@ def test_memory_does_not_grow_with_the_number_of_pixels(monkeypatch: pytest.Monk
         pixels.add(rng.lognormal(size=900).astype(np.float32), np.arange(900, dtype=np.int32) % 3)
     histogram = pixels._histogram
     assert histogram is not None
-    assert 64 < histogram.keys.size <= 256
+    assert 64 < histogram.counts[0].size <= 256
     kept = sum(part.size for part in pixels._kept)
     assert kept == pixels._kept_size <= 1_500
-    assert histogram.good.sum() + histogram.bad.sum() + kept == 50 * 900
+    assert histogram.counts[:2].sum() + kept == 50 * 900
+
+
+def test_all_classes_together_keep_a_bounded_number_of_pixels() -> None:
+    assert exact_pixels(0) == exact_pixels(1) == exact_pixels(8) == 2**24
+    for classes in (15, 400):
+        assert 0 < exact_pixels(classes) * classes <= 2**27
 
 
 def test_keys_order_as_scores_do() -> None:

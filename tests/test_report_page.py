@@ -78,6 +78,10 @@ def test_dragging_moves_one_class_alone(page, run):
     limit = float(page.locator("#threshold-number").input_value())
     assert limit != pytest.approx(run.limit("cap"), abs=0.01)
     assert counts(page) == expected(of_class(run, "cap"), limit)
+    page.locator("#class").select_option("")
+    assert page.locator("#histogram-note").is_visible()
+    page.get_by_role("button", name="Back to calibrated").click()
+    assert not page.locator("#histogram-note").is_visible()
     page.locator("#class").select_option("bolt")
     original = run.limit("bolt")
     assert counts(page) == expected(of_class(run, "bolt"), original)
@@ -164,6 +168,10 @@ def test_heat_maps_are_coloured_where_the_map_is_high(page):
     )
     assert inside[3] > 120 and inside[0] > inside[2]  # opaque, red
     assert outside[3] == 0
+    drawn = page.locator("#gallery canvas").last
+    before = drawn.evaluate("canvas => canvas.toDataURL()")
+    page.get_by_label("Colours of heat maps").select_option("stretched colours")
+    assert drawn.evaluate("canvas => canvas.toDataURL()") != before
     page.locator("#heat-opacity").fill("0")
     assert page.locator("#gallery canvas").first.evaluate("c => getComputedStyle(c).opacity") == "0"
     line = page.locator("#gallery .mask-line").first

@@ -5,7 +5,7 @@ from grad.data.images import UnreadableImage, load_image, load_mask, load_pictur
 from grad.data.layouts import find_dataset, survey_dataset
 from grad.data.picture import Picture
 from grad.data.samples import ClassSummary, Dataset, Sample, few_shot, held_out_count, hold_out
-from grad.data.survey import ImageFacts, Survey, check_masks, survey_images
+from grad.data.survey import ImageFacts, Survey, check_masks, image_facts, survey_images
 from grad.data.validation import find_validation
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "find_validation",
     "held_out_count",
     "hold_out",
+    "image_facts",
     "load_image",
     "load_mask",
     "load_picture",

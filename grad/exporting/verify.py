@@ -19,7 +19,9 @@ from grad.exporting.formats import Runner
 from grad.exporting.graph import Resize
 from grad.sources import Item
 
-TOLERANCE = 1e-3  # of the threshold: of the smallest pixel's for maps, image's for scores
+# Of the smallest pixel threshold for maps, of the smallest image threshold for scores, of the whole
+# scale from 0 to 1 for calibrated values.
+TOLERANCE = 1e-3
 BATCH = 8  # images at once where a file takes any number
 
 # (B, 3, S, S) in [0, 1] -> anomaly maps (B, S, S) and image scores (B,), as Detector.score_batch.
@@ -139,8 +141,9 @@ class Parity:
                 f"The exported file does not compute what the model does on {len(self.bad)} of "
                 f"{self.images} images, such as {self.bad[0]}: maps differ by up to "
                 f"{self.anomaly_map.largest:.1e} and scores by {self.score.largest:.1e} of the "
-                f"threshold ({TOLERANCE:.0e} is allowed), {self.different} of {self.decisions} "
-                "decisions are others; nothing was written, please report it."
+                f"threshold, values by {self.value.largest:.1e} ({TOLERANCE:.0e} is allowed), "
+                f"{self.different} of {self.decisions} decisions are others; nothing was written, "
+                "please report it."
             )
 
 
@@ -199,7 +202,7 @@ def _compare(
         different = int((d != d_).sum())
         equal = parity.anomaly_map.add(m, m_, pixel_unit)
         equal = parity.score.add(s, s_, image_unit) and equal
-        parity.value.add(v, v_, 1.0)
+        equal = parity.value.add(v, v_, 1.0) and equal
         parity.images += 1
         parity.decisions += d.size
         parity.different += different

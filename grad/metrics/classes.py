@@ -86,7 +86,8 @@ class ClassMetrics:
         """
         scores = image_scores.detach().to("cpu", torch.float64)
         maps = anomaly_maps.detach().to("cpu", torch.float32)
-        if not (scores.isfinite().all() and maps.isfinite().all()):
+        extremes = torch.stack(maps.aminmax()) if maps.numel() else maps.new_zeros(0)
+        if not (scores.isfinite().all() and extremes.isfinite().all()):
             raise GradError(
                 f"The scores of class {self.name!r} hold NaN or infinite values: the model is not "
                 "usable; train it again with a lower learning rate or in float32."
@@ -120,7 +121,7 @@ class ClassMetrics:
         if defect and mask is None:
             self._without_mask += 1
             return
-        areas: NDArray[np.int32] = np.zeros(anomaly_map.shape, np.int32)
+        areas: NDArray[np.int32] | None = None
         if mask is not None:
             if mask.shape != anomaly_map.shape:
                 raise GradError(
@@ -128,7 +129,7 @@ class ClassMetrics:
                     f"{_size(anomaly_map)}: resize the mask to the map."
                 )
             areas = region_areas(mask.detach().cpu().numpy().astype(bool))
-        if not defect and areas.any():
+        if not defect and areas is not None and areas.any():
             raise GradError(
                 f"A good image of class {self.name!r} has defect pixels in its mask: "
                 "move it to a defect's folder, or remove the mask."

@@ -77,7 +77,6 @@ class Gallery:
 
     def __init__(self, limit: int = LIMIT) -> None:
         self.limit = limit
-        self.offered = 0
         self._groups: dict[tuple[str, bool], list[Shown]] = {}
 
     def add(self, samples: Sequence[Sample], image_scores: Tensor, anomaly_maps: Tensor) -> None:
@@ -90,12 +89,10 @@ class Gallery:
         """
         heats = _small_maps(anomaly_maps)
         for sample, score, heat in zip(samples, image_scores.tolist(), heats, strict=True):
-            self.offered += 1
             self._keep(Shown(sample, score, _encode_heat(heat)))
 
     def merge(self, other: Gallery) -> None:
         """Offers what another gallery kept, such as another process's."""
-        self.offered += other.offered
         for group in other._groups.values():
             for shown in group:
                 self._keep(shown)

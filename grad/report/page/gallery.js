@@ -19,7 +19,7 @@ const VERDICTS = {
   missed: "missed",
   "false-alarm": "false alarm",
   "correct-good": "good",
-  "correct-bad": "defect found",
+  "correct-bad": "found",
 };
 const ORDERS = {
   highest: (a, b) => b.distance - a.distance,
@@ -160,5 +160,10 @@ function startGalleryControls() {
     byId(id).addEventListener("input", show);
   }
   show();
+  byId("heat-scale").addEventListener("change", (event) => {
+    stretched = event.target.value === "stretched";
+    document.documentElement.classList.toggle("stretched", stretched);
+    for (const image of IMAGES) image.card?.picture.paint?.();
+  });
   drawHeatRamp(byId("heat-ramp"));
 }

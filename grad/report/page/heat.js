@@ -1,13 +1,24 @@
-// Heat maps and outlines over a picture, coloured as Detector colours its overlays: by the calibrated
-// value, so that a colour means the same in every class.
+// Heat maps and outlines over a picture. Colours are those of Detector's overlays, of the calibrated
+// value, so that a colour means the same in every class; or they stretch to the highest of a class.
 
 const HEAT_COLOURS = DATA.heat.colours.match(/../g).map((hex) => parseInt(hex, 16));
 
+let stretched = false;
+
+/** What a map's value becomes: 0 is clear and cold, 1 the hottest colour. */
+function heatScale(one) {
+  const { pixel, pixelTypical } = one.threshold;
+  if (!stretched) return (value) => valueAt((value - pixelTypical) / (pixel - pixelTypical));
+  one.highest ??= Math.max(...IMAGES.filter((image) => image.one === one).map(({ high }) => high));
+  const span = one.highest - pixelTypical || 1;
+  return (value) => Math.min(1, Math.max(0, (value - pixelTypical) / span));
+}
+
 /** Draws heat to a canvas of the map's own size; CSS makes it larger and fades it. */
-function drawHeat(canvas, { width, height, data }, { pixel, pixelTypical }) {
+function drawHeat(canvas, { width, height, data }, heatOf) {
   const picture = new ImageData(width, height);
   data.forEach((value, i) => {
-    const heat = valueAt((value - pixelTypical) / (pixel - pixelTypical));
+    const heat = heatOf(value);
     const colour = 3 * Math.round(255 * heat);
     picture.data[4 * i] = HEAT_COLOURS[colour];
     picture.data[4 * i + 1] = HEAT_COLOURS[colour + 1];
@@ -122,7 +133,7 @@ function drawHeatRamp(canvas) {
   context.putImageData(picture, 0, 0);
 }
 
-/** Thumbnail, heat map and outlines, one above the other; `fill` draws them, once. */
+/** Thumbnail, heat map and outlines, one above the other; `fill` draws them, once, `paint` the heat anew. */
 function pictureOf(image, className) {
   const box = element("div", { class: className });
   box.fill = async () => {
@@ -141,7 +152,8 @@ function pictureOf(image, className) {
     box.append(layers);
     box.classList.add("drawn");
     const values = await heatValues(image);
-    drawHeat(canvas, values, image.one.threshold);
+    box.paint = () => drawHeat(canvas, values, heatScale(image.one));
+    box.paint();
     layers.append(await outlines(image, values));
   };
   return box;

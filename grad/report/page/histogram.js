@@ -241,6 +241,9 @@ function showVerdicts(view) {
   const called = found.truePositives + found.falsePositives;
   const say = (id, text) => (byId(id).textContent = text);
   say("histogram-title", `Scores of ${chosen ? chosen.name : "all classes"}`);
+  const limits = view.classes.map((one) => distanceOf(one.limit, one));
+  const together = Math.max(...limits) - Math.min(...limits) < 1e-6;
+  byId("histogram-note").hidden = together || view.limit >= view.domain[1];
   say("recall", percent(found.truePositives, defects));
   say("recall-note", `recall: ${found.truePositives} of ${defects} defects found`);
   say("false-alarms", percent(found.falsePositives, good));

@@ -1,0 +1,71 @@
+"""The console command ``grad``."""
+
+import importlib.util
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+import grad
+from grad.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_help_and_version(capsys):
+    assert main(["--help"]) == main([]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text and words in text for name, words in COMMANDS.items())
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == grad.__version__ + "\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("trian", "did you mean train?"), ("dance", "choose among check, train")]
+)
+def test_other_commands_are_refused(name, words, capsys):
+    assert main([name]) == 2
+    captured = capsys.readouterr()
+    assert f"no command {name}" in captured.err and words in captured.err
+    assert not captured.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_in_one_form(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: grad {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_refuses_unknown_options_in_one_sentence(name, capsys):
+    assert main([name, "--no-such-option"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and "Traceback" not in captured.err
+
+
+def test_every_command_is_a_module():
+    for name in COMMANDS:
+        assert importlib.util.find_spec(f"grad.{name}") is not None
+
+
+def test_the_script_is_declared():
+    text = (ROOT / "pyproject.toml").read_text()
+    assert 'grad = "grad.cli:main"' in text
+    scripts = entry_points(group="console_scripts", name="grad")
+    for script in scripts:  # where the package is installed
+        assert script.value == "grad.cli:main"
+
+
+def test_python_dash_m():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "grad", "check", "no/such/folder"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "--data no/such/folder does not exist: give a folder of images.\n"

@@ -1,0 +1,106 @@
+"""Which good images are learned from and which make thresholds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from grad.data import Sample, find_validation, held_out_count, hold_out
+from grad.errors import GradError
+from grad.features import Features
+from grad.splits import split_training
+
+
+def samples(**counts):
+    return tuple(
+        Sample(Path("data", name, f"{i:03}.png"), name, "train")
+        for name, count in counts.items()
+        for i in range(count)
+    )
+
+
+def features(found):
+    return Features(found, (), (), tuple((0, row) for row in range(len(found))))
+
+
+def names(found):
+    return [f"{sample.class_name}/{sample.path.stem}" for sample in found]
+
+
+@pytest.mark.parametrize(
+    ("images", "share", "held"),
+    [(31, 0.1, 3), (263, 0.1, 26), (15, 0.1, 2), (14, 0.1, 0), (6, 0.4, 2), (5, 0.4, 0), (9, 0, 0)],
+)
+def test_how_many_are_held_out(images, share, held):
+    assert held_out_count(images, share) == held
+
+
+def test_the_choice_is_stable():
+    both = samples(a=40, b=30)
+    rest, held = hold_out(both, 0.1, seed=0)
+    assert sorted(rest + held) == list(range(70))
+    assert [both[i].class_name for i in held] == ["a"] * 4 + ["b"] * 3
+    alone = samples(b=30)
+    assert names(alone[i] for i in hold_out(alone, 0.1, 0)[1]) == names(both[i] for i in held[4:])
+    more = hold_out(both, 0.2, seed=0)[1]
+    assert set(held) < set(more)
+    assert hold_out(both, 0.1, seed=1)[1] != held
+    shuffled = both[::-1]
+    assert set(names(shuffled[i] for i in hold_out(shuffled, 0.1, 0)[1])) == set(
+        names(both[i] for i in held)
+    )
+
+
+def test_small_classes_use_the_images_trained_on():
+    split = split_training(features(samples(large=40, small=5)), features(()), 0.1, 0)
+    assert split.sources == {"large": "held out", "small": "training"}
+    trained, thresholds = set(names(split.training.samples)), names(split.calibration.samples)
+    small = {f"small/{i:03}" for i in range(5)}
+    assert small < trained and small < set(thresholds)
+    large = [name for name in thresholds if name.startswith("large")]
+    assert len(large) == 4 and not trained & set(large)
+    assert (split.training_images("large"), split.further_images("large")) == (36, 4)
+    assert (split.training_images("small"), split.further_images("small")) == (5, 0)
+    one = split.of_classes(["small"])
+    assert one.classes == ("small",) and len(one.training) == len(one.calibration) == 5
+
+
+def test_further_images_leave_all_for_training():
+    split = split_training(features(samples(a=40)), features(samples(a=3)), 0.1, 0)
+    assert split.sources == {"a": "validation"}
+    assert (len(split.training), len(split.calibration)) == (40, 3)
+    assert split.further_images("a") == 3
+
+
+def image(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("place", ["", "good", "train/good", "validation/good"])
+def test_where_further_images_may_lie(tmp_path, place):
+    for name in ("a", "b"):
+        image(tmp_path / name / place / "0.png")
+    (tmp_path / "a" / place / "notes.txt").touch()
+    found = find_validation(tmp_path, ["a", "b"], ())
+    assert names(found) == ["a/0", "b/0"]
+    assert not any(sample.anomalous for sample in found)
+
+
+def test_a_single_class_may_lie_right_in_the_folder(tmp_path):
+    image(tmp_path / "0.png")
+    assert names(find_validation(tmp_path, ["a"], ())) == ["a/0"]
+    with pytest.raises(GradError, match="no images of class a"):
+        find_validation(tmp_path, ["a", "b"], ())
+
+
+def test_wrong_folders_of_further_images(tmp_path):
+    with pytest.raises(GradError, match=r"--validation .*nothing is no folder"):
+        find_validation(tmp_path / "nothing", ["a"], ())
+    path = image(tmp_path / "a" / "0.png")
+    with pytest.raises(GradError, match=r"--validation .* is trained on too \(1 such\)"):
+        find_validation(tmp_path, ["a"], [Sample(path, "a", "train")])
+    with pytest.raises(GradError, match=r"no images of class b: put good ones in .*/b"):
+        find_validation(tmp_path, ["a", "b"], ())

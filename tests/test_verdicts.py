@@ -1,0 +1,98 @@
+import pytest
+from rich.console import Console
+
+from grad.calibration import calibrate
+from grad.records import ImageRecord
+from grad.verdicts import choose_thresholds, judge, show_thresholds
+
+GOOD = {"a": [1.0, 1.1, 1.2, 1.3], "b": [5.0, 5.5, 6.0, 6.5]}
+SOURCES = {"a": "held out", "b": "training"}
+
+
+def record(name, anomalous, score, maximum=None):
+    maximum = score if maximum is None else maximum
+    return ImageRecord("x.png", name, anomalous, "cut", None, score, maximum)
+
+
+RECORDS = [
+    record("a", False, 1.0),
+    record("a", False, 50.0),
+    record("a", False, 1.0, maximum=90.0),
+    record("a", True, 80.0),
+    record("b", True, 5.0),
+    record("b", True, 900.0),
+]
+
+
+@pytest.fixture
+def calibration():
+    return calibrate(GOOD, GOOD, SOURCES, 0.1)
+
+
+def shown(section):
+    console = Console(record=True, width=200, quiet=False, file=None)
+    with console.capture() as capture:
+        show_thresholds(section, console)
+    return capture.get()
+
+
+def test_what_thresholds_do(calibration):
+    section = judge(dict.fromkeys("ab", calibration), RECORDS)
+    a, b = section["classes"]["a"], section["classes"]["b"]
+    assert a["image"] == calibration.classes["a"].image
+    assert a["counts"] == {
+        "true_positives": 1,
+        "false_negatives": 0,
+        "false_positives": 1,
+        "true_negatives": 2,
+    }
+    assert (a["recall"], a["false_alarm_rate"]) == (1.0, pytest.approx(1 / 3))
+    assert a["marked_rate"] == pytest.approx(2 / 3)
+    assert (b["recall"], b["false_alarm_rate"], b["marked_rate"]) == (0.5, None, None)
+    assert section["all"]["recall"] == pytest.approx(2 / 3)
+    assert (section["method"], section["asked_rate"]) == ("good", 0.1)
+    assert section["unknown"]["image"] == calibration.unknown.image
+    assert sum(section["unknown"]["counts"].values()) == len(RECORDS)
+
+
+def test_a_single_class_needs_no_threshold_for_unknown_ones():
+    one = calibrate({"a": GOOD["a"]}, {"a": GOOD["a"]}, {"a": "held out"})
+    assert judge({"a": one}, RECORDS)["unknown"] is None
+    both = {"a": one, "b": calibrate({"b": GOOD["b"]}, {"b": GOOD["b"]}, {"b": "held out"})}
+    assert judge(both, RECORDS)["unknown"] is None, "two models"
+
+
+def test_f1_from_test_images(calibration):
+    made = choose_thresholds(calibration, RECORDS, "f1")
+    assert made.method == "f1"
+    assert made.classes["a"].image == 65.0, "between 50 and 80"
+    assert "3 good and 1 defective test images" in made.classes["a"].note
+    assert made.classes["b"].image == calibration.classes["b"].image, "no good test images"
+    assert made.classes["b"].note.startswith("no F1")
+    assert judge(dict.fromkeys("ab", made), RECORDS)["asked_rate"] is None
+    assert choose_thresholds(made, RECORDS, "good") == calibration
+    assert choose_thresholds(made, RECORDS, None) == made
+
+
+def test_other_choices(calibration):
+    assert choose_thresholds(calibration, [], None, 0.2) == calibration.at_rate(0.2)
+    assert choose_thresholds(calibration, [], 7.0).classes["a"].image == 7.0
+    assert choose_thresholds(calibration, [], "good") == calibration
+
+
+def test_what_is_shown(calibration):
+    text = shown(judge(dict.fromkeys("ab", calibration), RECORDS))
+    assert "false-alarm rate of 10.00%" in text
+    assert "1 of 3, 33.3%" in text and "1 of 2, 50%" in text
+    assert "a 20.00%" in text, "the lowest rate that four images support by rank"
+    assert "No image of b was kept out of training" in text
+    f1 = shown(judge(dict.fromkeys("ab", choose_thresholds(calibration, RECORDS, "f1")), RECORDS))
+    assert "no test of them any more" in f1
+    assert "as given" in shown(judge(dict.fromkeys("ab", calibration.fixed(3.0)), RECORDS))
+
+
+def test_a_class_that_was_not_trained_on_is_said(calibration):
+    section = judge(dict.fromkeys("abc", calibration), [*RECORDS, record("c", True, 900.0)])
+    assert section["classes"]["c"]["source"] is None
+    assert section["classes"]["c"]["image"] == calibration.unknown.image
+    assert "Not trained on" in shown(section) and ": c." in shown(section)
