@@ -2,8 +2,8 @@
 
     python benchmarks/bench_export.py runs/NAME --threads 2
 
-Exports the model in every format to a temporary folder and runs all of them in turn, at their own
-precision and, for OpenVINO, also at the one that it chooses itself.
+Exports the model in every format to a temporary folder and runs all of them in turn: in float32,
+and OpenVINO also in the precision that it chooses itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from model_report import machine
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from timing import measure_rounds
+from timing import Call, measure_rounds
 
 from grad.checkpoint import LoadedModel, load_checkpoint
 from grad.data import demo_dataset, load_picture
@@ -96,31 +96,29 @@ def openvino_by_default(path: Path, threads: int) -> Run:
 
 def report(loaded: LoadedModel, runs: dict[str, Run], options: argparse.Namespace) -> Table:
     """Milliseconds a batch, images a second, and the largest difference of the image score."""
-    table = Table(
-        "runtime", "batch", "ms", "±", "images/s", "score differs by", title_justify="left"
+    table = Table("runtime", "batch", "ms", "±", "images/s", "score differs by")
+    table.title = (
+        f"{loaded.info.backbone}, {loaded.model.settings.preset}, images of {options.side} px"
     )
-    settings = loaded.model.settings
-    table.title = f"{loaded.info.backbone}, {settings.preset}, {options.side} px images"
     side = (options.side, options.side)
     pictures = [load_picture(sample.path).resize(side) for sample in demo_dataset().test]
     for count in options.batch_sizes:
         pixels = np.stack([np.asarray(picture.rgb()) for picture in pictures[:count]])
         scores = {name: np.asarray(run(pixels)[1]) for name, run in runs.items()}
-        calls = {name: (lambda _, run=run: run(pixels)) for name, run in runs.items()}
+        calls = {name: bound(run, pixels) for name, run in runs.items()}
         for name, timing in measure_rounds(calls, CPU, **BUDGET).items():
-            exact = scores["detector float32"]
-            error = float(np.abs(scores[name] / exact - 1).max())
+            error = np.abs(scores[name] / scores["detector float32"] - 1).max()
             rate = 1e3 * count / timing.ms
             table.add_row(
-                name,
-                str(count),
-                f"{timing.ms:.1f}",
-                f"{timing.spread:.0%}",
-                f"{rate:.0f}",
-                f"{error:.1e}",
+                *(name, str(count), f"{timing.ms:.1f}"),
+                *(f"{timing.spread:.0%}", f"{rate:.0f}", f"{error:.0e}"),
             )
         table.add_section()
     return table
+
+
+def bound(run: Run, pixels: NDArray[np.uint8]) -> Call:
+    return lambda _: run(pixels)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
