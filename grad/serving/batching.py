@@ -11,7 +11,7 @@ from types import TracebackType
 
 from torch import Tensor
 
-from grad.decoding import collate
+from grad.data.picture import collate
 
 Score = Callable[[Tensor], tuple[Tensor, Tensor]]
 """(B, 3, S, S) images, floats in [0, 1] or uint8, to (B, S, S) anomaly maps and (B,) image scores,
