@@ -17,7 +17,7 @@ struct JitterArgs {
   const int64_t* state;  // (2,) seed, offset; device memory on CUDA, so that graph replays see new ones
   float probability;
   float std;
-  bool per_batch;  // one coin for all rows
+  bool per_batch;            // one coin for all rows
   const int64_t* first_row;  // (1,) what row 0 is counted as, for a part of more rows; null: 0
 };
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from grad.calibration import Threshold, calibrated
-from grad.data.picture import Picture, as_floats
+from grad.data.picture import Picture, as_floats, collate
 from grad.errors import GradError
 from grad.exporting.formats import Runner
 from grad.exporting.graph import Resize
@@ -46,8 +45,8 @@ class Batch:
 
     def resized(self, size: int) -> Tensor:
         """(B, 3, size, size) float32, as the detector and a graph without a resize take them."""
-        pictures = (as_floats(p.resize((size, size)).tensor()) for p in self.pictures)
-        return torch.stack(list(pictures)).contiguous()
+        pictures = [picture.resize((size, size)).tensor() for picture in self.pictures]
+        return as_floats(collate(pictures)).contiguous()
 
 
 def batches(items: Iterable[Item], length: int | None) -> Iterator[Batch]:
