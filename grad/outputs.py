@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -60,12 +61,41 @@ class Tables:
 
 
 @contextmanager
-def tables(folder: Path, pictures: tuple[str, ...]) -> Iterator[Tables]:
-    """Tables in a folder; ``pictures`` are the columns that name files made of each image."""
+def tables(folder: Path, pictures: tuple[str, ...], part: int | None = None) -> Iterator[Tables]:
+    """Tables in a folder.
+
+    Args:
+        folder: is there.
+        pictures: the columns that name files made of each image.
+        part: which of several parts of the tables to write; see :func:`join_parts`.
+    """
     with ExitStack() as stack:
-        paths = [stack.enter_context(replacing(folder / name)) for name in TABLES]
+        paths = [stack.enter_context(replacing(path)) for path in _table_files(folder, part)]
         files = [stack.enter_context(_open(path)) for path in paths]
         yield Tables(files[0], files[1], pictures)
+
+
+def join_parts(folder: Path, parts: int) -> None:
+    """Make the tables from their parts, in order, and remove those."""
+    for whole in _table_files(folder, None):
+        with replacing(whole) as temporary, _open(temporary) as file:
+            for part in range(parts):
+                path = _part_of(whole, part)
+                with path.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
+                    if part > 0 and whole.suffix == ".csv":
+                        next(lines)  # the header
+                    shutil.copyfileobj(lines, file)
+        for part in range(parts):
+            _part_of(whole, part).unlink()
+
+
+def _table_files(folder: Path, part: int | None) -> list[Path]:
+    whole = [folder / name for name in TABLES]
+    return whole if part is None else [_part_of(path, part) for path in whole]
+
+
+def _part_of(path: Path, part: int) -> Path:
+    return path.with_name(f"{path.stem}.part-{part}{path.suffix}")
 
 
 class Pictures:

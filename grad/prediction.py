@@ -10,12 +10,15 @@ from contextlib import ExitStack, closing
 from itertools import chain, islice
 from pathlib import Path
 
+import torch
 from PIL import Image
 from rich.console import Console
 
+from grad import distributed
 from grad.detector import Detector, Result
+from grad.devices import find_device
 from grad.errors import GradError
-from grad.outputs import Pictures, Tables, claim, tables
+from grad.outputs import Pictures, Tables, claim, join_parts, tables
 from grad.predict import PredictOptions
 from grad.progress import Progress
 from grad.sources import Item, count_items, find_items, is_live
@@ -33,17 +36,26 @@ def predict_all(options: PredictOptions) -> int:
     Raises:
         GradError: something that was given is wrong; what was predicted until then is written.
         KeyboardInterrupt: likewise.
+
+    Of several processes (torchrun) each judges a part of the images, and the main one joins the
+    tables.
     """
+    device = distributed.said_once(lambda: distributed.local_device(find_device(options.device)))
+    with distributed.joined(device):
+        return _predict_all(options, device)
+
+
+def _predict_all(options: PredictOptions, device: torch.device) -> int:
     # Pillow's warning from half of its limit on: large images are what tiles are for.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     console = Console(stderr=True)
-    items = find_items(options.paths, sys.stdin)
+    items = _items(options)
     first = next(items, None)  # so that a wrong path is said before a model is loaded
-    if first is None:
+    if first is None and distributed.size() == 1:
         raise GradError("Standard input names no image: give a path in each line.")
-    detector = _load(options)
+    detector = distributed.main_first(lambda: _load(options, device))
     run = _Run(options, detector, console)
-    results = run.results(chain([first], items))
+    results = run.results(items if first is None else chain([first], items))
     with ExitStack() as stack:
         if options.out is not None:
             run.out = stack.enter_context(_Out(options, options.out))
@@ -54,21 +66,39 @@ def predict_all(options: PredictOptions) -> int:
             stopped = error  # the tables are closed and renamed before it goes on
         except BrokenPipeError:  # nobody reads the lines any more, as with `| head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if run.images:
+    if stopped is None and options.out is not None and distributed.size() > 1:
+        distributed.barrier()
+        distributed.from_main(lambda: join_parts(run.folder, distributed.size()))
+    if stopped is None:
+        run.add_other_processes()
+    if run.images and distributed.is_main():
         run.report()
     if stopped is not None:
         raise stopped
     if run.skipped and not run.images:
-        if run.skipped > 1:  # of a single one the reason was said
+        if run.skipped > 1 and distributed.is_main():  # of a single one the reason was said
             console.print(f"None of the {run.skipped} images can be read.")
         return 2
     return int(options.fail_on_anomaly and run.anomalous > 0)
 
 
-def _load(options: PredictOptions) -> Detector:
+def _items(options: PredictOptions) -> Iterator[Item]:
+    """The images, or this process's part of them."""
+    items = find_items(options.paths, sys.stdin)
+    if distributed.size() == 1:
+        return items
+    count = distributed.from_main(lambda: count_items(options.paths))
+    if count is None:
+        raise GradError("Several processes share files and folders, no lists, videos or cameras.")
+    count = count if options.limit is None else min(count, options.limit)
+    first = distributed.shard_start(count)
+    return islice(items, first, first + len(distributed.shard(range(count))))
+
+
+def _load(options: PredictOptions, device: torch.device) -> Detector:
     detector = Detector.load(
         options.model,
-        device=options.device,
+        device=device,
         precision=options.precision,
         false_alarm_rate=options.false_alarm_rate,
     )
@@ -87,7 +117,7 @@ class _Out:
     """The folder of results: tables and pictures."""
 
     def __init__(self, options: PredictOptions, folder: Path) -> None:
-        self.folder = claim(folder)
+        self.folder = distributed.from_main(lambda: claim(folder))
         self._pictures = Pictures(
             self.folder,
             overlays=options.overlays,
@@ -99,7 +129,8 @@ class _Out:
 
     def __enter__(self) -> _Out:
         columns = self._pictures.columns
-        self._tables: Tables = self._stack.enter_context(tables(self.folder, columns))
+        part = distributed.rank() if distributed.size() > 1 else None
+        self._tables: Tables = self._stack.enter_context(tables(self.folder, columns, part))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -141,7 +172,8 @@ class _Run:
     def through(self, results: Generator[Result, None, None]) -> None:
         """Write or print results as they come."""
         # Lines on a terminal are a progress of their own, and a bar would be drawn into them.
-        bar = None if self.out is None and sys.stdout.isatty() else self.console
+        lines = self.out is None and sys.stdout.isatty()
+        bar = None if lines or not distributed.is_main() else self.console
         total = self.options.limit
         if total is None and bar is not None and bar.is_terminal:
             total = count_items(self.options.paths)
@@ -150,6 +182,17 @@ class _Run:
             for result in islice(results, self.options.limit):
                 self._add(result)
                 progress.advance(1)
+
+    @property
+    def folder(self) -> Path:
+        """``--out``, which was given."""
+        assert self.out is not None
+        return self.out.folder
+
+    def add_other_processes(self) -> None:
+        """Count what all processes have seen."""
+        counts = distributed.shared((self.images, self.anomalous, self.skipped))
+        self.images, self.anomalous, self.skipped = map(sum, zip(*counts, strict=True))
 
     def report(self) -> None:
         """Say in a line what was found."""
