@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from grad import onednn, ops
 from grad.backbone import BUILT_IN_BACKBONE, load_backbone
 from grad.checkpoint import LoadedModel, ModelInfo, load_checkpoint
+from grad.config import TrainConfig
 from grad.data import demo_dataset, load_picture
 from grad.data.picture import collate
 from grad.detector import Detector
@@ -279,7 +280,8 @@ class Bench:
 
 def fresh_model(options: argparse.Namespace) -> LoadedModel:
     """A model that has learned nothing, on the backbone's trained weights."""
-    backbone = load_backbone(options.backbone, options.weights)
+    scales = TrainConfig(preset=options.preset).scales()
+    backbone = load_backbone(options.backbone, options.weights, scales=scales)
     shape = (backbone.channels, *backbone.feature_size(options.image_size))
     model = GRAD.from_preset(options.preset, *shape).eval()
     info = ModelInfo(

@@ -10,6 +10,7 @@ from grad import onednn
 from grad.checkpoint import load_checkpoint
 from grad.errors import GradError
 from grad.inference import Engine, Pipeline
+from grad.model import GRAD
 from grad.training import choose_precision
 
 IMAGES = torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
@@ -52,16 +53,28 @@ def test_the_engine_computes_what_the_pipeline_does(loaded, expected, device, jo
     assert any(isinstance(m, nn.BatchNorm2d) for m in loaded.backbone.modules())
 
 
-@pytest.mark.parametrize("parts", ["local", "global", "local+global"])
-def test_bfloat16_is_close(loaded, device, parts):
-    model = type(loaded.model).from_preset("grad-tiny", *_shape(loaded), parts=parts).eval()
-    plain = Pipeline(loaded.backbone, model, SIZE)
-    fast = Engine(loaded.backbone, model, SIZE, device=device, precision="bfloat16")
+KINDS = [
+    {"preset": "grad-tiny", "parts": "local"},
+    {"preset": "grad-tiny", "parts": "global"},
+    {"preset": "grad-tiny", "local": "vq", "global_": "attention"},
+    {"preset": "grad-plus"},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 3e-2)])
+def test_every_kind_of_model(loaded, device, kind, precision, tolerance):
+    torch.manual_seed(0)
+    model = GRAD.from_preset(kind["preset"], *_shape(loaded), **_options(kind)).eval()
     with torch.inference_mode():
-        expected = plain(IMAGES)
-    maps, scores = fast(IMAGES)
+        expected = Pipeline(loaded.backbone, model, SIZE)(IMAGES)
+    maps, scores = Engine(loaded.backbone, model, SIZE, device=device, precision=precision)(IMAGES)
     assert maps.dtype == scores.dtype == torch.float32
-    assert_near([maps.cpu(), scores.cpu()], expected, 2e-2)
+    assert_near([maps.cpu(), scores.cpu()], expected, tolerance)
+
+
+def _options(kind):
+    return {name: value for name, value in kind.items() if name != "preset"}
 
 
 def _shape(loaded):
