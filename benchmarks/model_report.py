@@ -73,7 +73,8 @@ def print_model_report(
         console.print(_parts_table(parts))
     for end in ends:
         console.print(
-            f"{end['what']}, {end['precision']}: {end['images_per_s']:,.0f} images/s from files"
+            f"{end['what']}, {end['precision']}: {end['images_per_s']:,.0f} images/s from files, "
+            f"{1e3 / end['images_per_s']:.1f} ms an image"
         )
     for note in notes:
         console.print(note, markup=False)
