@@ -1,11 +1,13 @@
 """Two processes do together what one does alone. Run as a script, this file is one of the two."""
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import unittest.mock
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,28 @@ def train_apart():
     return {"apart": torch.stack([(own - other).abs().max() for other in everyone])}
 
 
+KINDS = {
+    "local alone": {"parts": "local"},
+    "global alone": {"parts": "global"},
+    "memories": {"local": "vq", "global_": "attention"},
+    "statistics": {"statistics": True},
+    "compiled": {},
+}
+
+
+def train_kinds():
+    """The losses of short trainings, in which some parameters have no gradient."""
+    found = {}
+    for name, options in KINDS.items():
+        torch.manual_seed(0)
+        model = GRAD.from_preset("grad-tiny", 6, 3, 3, **options)
+        schedule = Schedule(epochs=2, batch_size=4)
+        compiled = name == "compiled"
+        history = fit(model, make_features(11), schedule, compile_step=compiled).history
+        found[f"kind {name}"] = torch.tensor(history.loss)
+    return found
+
+
 class Backbone:
     """Block means of the colours, twice, and how many images came."""
 
@@ -127,6 +151,8 @@ def everything(folder):
     """All of the above; what the main process found lies in the folder."""
     found = normalize(5) | normalize(1) | step("pixel", [4, 5, 1]) | step("batch", [4])
     found |= train_apart()
+    with unittest.mock.patch.object(torch, "compile", quick_compile):
+        found |= train_kinds()
     judged = judge(folder)
     lost = None
     try:
@@ -139,6 +165,9 @@ def everything(folder):
     if distributed.is_main():
         save_file({n: v.contiguous() for n, v in found.items()}, folder / "found.safetensors")
         (folder / "found.json").write_text(json.dumps(judged))
+
+
+quick_compile = functools.partial(torch.compile, backend="aot_eager")
 
 
 def raise_():
@@ -204,6 +233,14 @@ def test_the_noise_matters(together):
 
 def test_processes_with_statistics_of_their_own_end_with_one_model(together):
     assert together[0]["apart"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model_trains_alike(together, kind, monkeypatch):
+    monkeypatch.setattr(torch, "compile", quick_compile)
+    monkeypatch.setattr(sys.modules[__name__], "KINDS", {kind: KINDS[kind]})
+    for name, loss in train_kinds().items():
+        torch.testing.assert_close(together[0][name], loss, rtol=1e-2, atol=0)
 
 
 def test_each_image_is_computed_and_judged_once(together, tmp_path):
