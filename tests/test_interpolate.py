@@ -325,6 +325,7 @@ def test_second_derivatives_are_refused(device):
 
 def test_vmap_is_refused_in_words(device):
     coords, grid = torch.zeros(2, 3, 1, device=device), torch.ones(2, 4, device=device)
+    grid.requires_grad_()
     with pytest.raises(RuntimeError, match="vmap"):
         torch.func.vmap(interpolate, in_dims=(0, None))(coords, grid)
 

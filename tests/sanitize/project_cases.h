@@ -52,7 +52,7 @@ class ProjectCase {
              columns,
              lattice,
              {random.chance(60) ? state_.get() : nullptr, probabilities[random.integer(0, 2)],
-              deviations[random.integer(0, 2)], random.chance(30)}};
+              deviations[random.integer(0, 2)], random.chance(30), nullptr}};
   }
 
   // `wanted` has a bit for each of grad_hidden, grad_weight, grad_bias and grad_grid.
