@@ -176,7 +176,7 @@ class Calibration:
         lowest = 1 / (count + 1)
         lack = f", too few for {rate:.2%} by rank (from {lowest:.2%} on)" if lowest > rate else ""
         others = sum(len(v) for name, v in self.good_scores.items() if self._is_unseen(name))
-        how = "these" if others == count else f"all {others} such images of all classes"
+        how = "these" if others == count else f"these and {others - count} of other classes"
         return f"{made}{lack}: fitted to the {trained} trained on, corrected by {how}"
 
     def _is_unseen(self, name: str) -> bool:

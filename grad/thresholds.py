@@ -10,16 +10,16 @@ There are two ways:
 - *Fit.* With fewer, the images that were trained on give the class's own scale: the median of the
   logarithms of their scores, and the spread above it. They are many more, but score lower than new
   ones; how much lower, in units of the spread, is learned from the images that were not trained on,
-  of all classes together. The threshold is the upper end of a prediction interval for one more
-  image (Student's t). A spread that all classes share would not do: on seven classes of real images
-  it went from 0.02 to 0.45.
+  those of the class and, as far as these are few, those of the others. The threshold is the upper
+  end of a prediction interval for one more image (Student's t). A spread that all classes share
+  would not do: on seven classes of real images it went from 0.02 to 0.45.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +34,8 @@ _LARGEST = math.log(float(np.finfo(np.float32).max)) - 1.0  # of a logarithm
 # A class of few images has a spread near 10 %, the middle of what real classes have (2 % to 45 %),
 # as far as two images would say so.
 _USUAL_SPREAD, _USUAL_IMAGES = 0.1, 2
-# New images score as those trained on, as far as so many images would say so.
-_PRIOR_IMAGES = 1
-_PRIOR_FREEDOM = 8
+# For one class what new images of the others say counts as no more than so many of its own.
+_OTHERS_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,37 @@ class Scale:
         return self.images // 2 + _USUAL_IMAGES
 
 
+@dataclass(frozen=True)
+class Correction:
+    """How new images score beside those that a model was trained on, in units of their spread.
+
+    Attributes:
+        shift: how much higher their median is; not below 0, as a model knows what it has learned.
+        stretch: how much wider they spread above it; not below 1, for the same reason.
+        images: new images that tell the shift.
+        freedom: degrees of freedom of the stretch.
+    """
+
+    shift: float = 0.0
+    stretch: float = 1.0
+    images: float = 1.0
+    freedom: float = 8.0
+
+    def updated(self, units: Floats) -> Correction:
+        """With further new images: (scores' logarithms - centre) / spread, (N,)."""
+        images = self.images + units.size
+        median = float(np.median(units)) if units.size else 0.0
+        shift = max(0.0, (self.images * self.shift + units.size * median) / images)
+        above = units[units > shift] - shift
+        freedom = self.freedom + above.size
+        variance = (self.freedom * self.stretch**2 + float((above**2).sum())) / freedom
+        return Correction(shift, max(1.0, math.sqrt(variance)), images, freedom)
+
+    def at_most(self, images: float) -> Correction:
+        """The same, but telling no more than so many images would."""
+        return replace(self, images=min(self.images, images), freedom=min(self.freedom, images))
+
+
 class GoodScores:
     """What is known of good images' scores: thresholds for any class and any rate.
 
@@ -80,19 +110,16 @@ class GoodScores:
     def __init__(self, scales: Mapping[str, Scale], unseen: Mapping[str, Sequence[float]]) -> None:
         self._scales = dict(scales)
         self._unseen = {name: np.sort(np.asarray(unseen.get(name, ()), float)) for name in scales}
-        units = np.concatenate(
-            [
-                (_logs(self._unseen[name]) - scale.centre) / scale.spread
-                for name, scale in scales.items()
-            ]
-        )
-        shift = float(np.median(units)) if units.size else 0.0
-        self._images = units.size + _PRIOR_IMAGES
-        self._shift = max(0.0, shift * units.size / self._images)
-        above = units[units > self._shift] - self._shift
-        self._freedom = float(_PRIOR_FREEDOM + above.size)
-        variance = (_PRIOR_FREEDOM + float((above**2).sum())) / self._freedom
-        self._stretch = math.sqrt(max(1.0, variance))
+        units = {
+            name: (_logs(self._unseen[name]) - scale.centre) / scale.spread
+            for name, scale in scales.items()
+        }
+        self._of_all = Correction().updated(np.concatenate(list(units.values())))
+        self._corrections = {}
+        for name in scales:
+            others = [values for other, values in units.items() if other != name]
+            of_others = Correction().updated(np.concatenate([np.zeros(0), *others]))
+            self._corrections[name] = of_others.at_most(_OTHERS_IMAGES).updated(units[name])
 
     def limit(self, names: Sequence[str], rate: float) -> tuple[float, bool]:
         """The score that further good images of some classes exceed at a rate.
@@ -112,12 +139,9 @@ class GoodScores:
         return (max(fitted, _at_rank(scores, lowest)) if lowest < 1 else fitted), False
 
     def _fitted(self, names: Sequence[str], rate: float) -> float:
-        scales = [self._scales[name] for name in names]
-        weights = np.array([scale.images for scale in scales], float)
+        weights = np.array([self._scales[name].images for name in names], float)
         weights /= weights.sum()
-        centres = np.array([s.centre + s.spread * self._shift for s in scales])
-        spreads = np.array([s.spread * self._stretch * self._widening(s) for s in scales])
-        freedoms = np.array([1 / (1 / self._freedom + 1 / s.freedom) for s in scales])
+        centres, spreads, freedoms = np.array([self._interval(name) for name in names]).T
         ends = centres + spreads * special.stdtrit(freedoms, 1 - rate)
         if len(names) == 1:
             return math.exp(min(ends[0], _LARGEST))
@@ -131,9 +155,18 @@ class GoodScores:
         low, high = float(ends.min()) - 1e-6, float(ends.max()) + 1e-6
         return math.exp(min(optimize.brentq(excess, low, high, xtol=1e-12), _LARGEST))
 
-    def _widening(self, scale: Scale) -> float:
-        """Widens the interval as far as both centres are uncertain."""
-        return math.sqrt(1 + 1 / self._images + math.pi / 2 / scale.images)
+    def _interval(self, name: str) -> tuple[float, float, float]:
+        """Centre, spread and degrees of freedom of the logarithm of a new image's score.
+
+        The spread is that of a prediction: it includes how uncertain both centres are.
+        """
+        scale, correction = self._scales[name], self._corrections[name]
+        unsure = 1 / self._of_all.images + math.pi / 2 / scale.images
+        return (
+            scale.centre + scale.spread * correction.shift,
+            scale.spread * correction.stretch * math.sqrt(1 + unsure),
+            1 / (1 / self._of_all.freedom + 1 / scale.freedom),
+        )
 
 
 def _at_rank(ascending: Floats, rate: float) -> float:
