@@ -10,7 +10,8 @@ Example:
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -337,15 +338,16 @@ def _picture_or_error(item: Item) -> Picture | GradError:
 
 
 def _without_errors(
-    found: Iterator[Result | GradError], on_error: Skip | None
+    found: Generator[Result | GradError, None, None], on_error: Skip | None
 ) -> Generator[Result, None, None]:
-    for one in found:
-        if isinstance(one, Result):
-            yield one
-        elif on_error is None:
-            raise one
-        else:
-            on_error(one)
+    with closing(found):
+        for one in found:
+            if isinstance(one, Result):
+                yield one
+            elif on_error is None:
+                raise one
+            else:
+                on_error(one)
 
 
 def _is_one(images: object) -> bool:

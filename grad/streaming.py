@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TypeVar
@@ -23,6 +23,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _MOST_WORKERS = 8
+_NAME = "grad-work"
 
 
 def default_workers(device: torch.device) -> int:
@@ -34,7 +35,7 @@ def default_workers(device: torch.device) -> int:
 
 def work_in_threads(
     items: Iterator[T], work: Callable[[list[T]], list[R]], *, size: int, workers: int
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """What ``work`` makes of groups of items, one after the other.
 
     A single item is worked on right here, with all cores.
@@ -97,7 +98,9 @@ def _in_pool(
         while waiting:
             yield from waiting.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        # Garbage is collected by any thread, by one of these too, which cannot wait for itself.
+        own = threading.current_thread().name.startswith(_NAME)
+        pool.shutdown(wait=not own, cancel_futures=True)
 
 
 def _pool(workers: int) -> ThreadPoolExecutor:
@@ -111,7 +114,7 @@ def _pool(workers: int) -> ThreadPoolExecutor:
         torch.set_num_threads(share)  # of this thread, and of threads that are made later
         started.wait()
 
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="grad-work", initializer=start)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=_NAME, initializer=start)
     for _ in range(workers):
         pool.submit(int)
     started.wait()

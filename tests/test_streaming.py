@@ -42,6 +42,26 @@ def test_an_endless_source_is_read_as_far_as_needed():
     assert not [thread for thread in threading.enumerate() if "grad-work" in thread.name]
 
 
+def test_a_stream_may_be_dropped_in_a_thread_of_its_own():
+    """As the garbage collector does, in whatever thread it happens to run."""
+    begun, dropped, closed = (threading.Event() for _ in range(3))
+
+    def work(group):
+        if group == [0]:
+            begun.wait()
+        elif group == [1]:
+            begun.set()
+            dropped.wait()
+            stream.close()
+            closed.set()
+        return group
+
+    stream = work_in_threads(iter(range(9)), work, size=1, workers=2)
+    assert next(stream) == 0
+    dropped.set()
+    assert closed.wait(timeout=30)
+
+
 def test_an_error_of_the_source_comes_after_the_results_before_it():
     def items(count):
         yield from range(count)
