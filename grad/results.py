@@ -87,7 +87,8 @@ class Results:
             exact=self.exact,
             console=console,
         )
-        coordinates = sample_coordinates(model, [test] if train is None else [train, test])
+        splits = [test] if train is None else [train, test]
+        coordinates = sample_coordinates(model, splits, image_size)
         self.models.append(ModelPart(tuple(classes), describe(model), history or {}, coordinates))
         return self.recorder.records[before:]
 

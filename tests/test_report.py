@@ -16,6 +16,7 @@ from grad.model import GRAD
 from grad.report import Gallery, sample_coordinates, update_report
 from grad.report.coordinates import Points
 from grad.report.data import _plane
+from grad.tiling import Tiling
 from grad.verdicts import judge
 
 
@@ -183,8 +184,10 @@ class MadeFeatures:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def batch(self, indices) -> torch.Tensor:
-        return torch.stack([torch.full((6, 4, 4), float(i)) for i in indices])
+    tiling = None
+
+    def tiles_of(self, index: int):
+        yield torch.full((1, 6, 4, 4), float(index))
 
 
 def made_features(tmp_path) -> MadeFeatures:
@@ -200,7 +203,7 @@ def test_points_are_drawn_evenly_and_abnormal_pixels_by_mask(tmp_path):
     torch.manual_seed(0)
     model = GRAD.from_preset("grad-tiny", 6, 4, 4, local_dims=3)
     features = made_features(tmp_path)
-    found = sample_coordinates(model, [features], images=20, pixels=60)
+    found = sample_coordinates(model, [features], 40, images=20, pixels=60)
     whole, local = found.global_, found.local
     assert whole.coords.shape == (20, 2) and whole.resolution == 4
     groups = list(zip(whole.classes, whole.abnormal.tolist(), strict=True))
@@ -212,18 +215,34 @@ def test_points_are_drawn_evenly_and_abnormal_pixels_by_mask(tmp_path):
         ("bolt", False): 27,
         ("cap", False): 27,
     }
-    _, all_coords = model.coordinates(features.batch(range(46)))
+    _, all_coords = model.coordinates(torch.cat([*map(next, map(features.tiles_of, range(46)))]))
     assert all(
         np.abs(all_coords.detach().numpy() - one).sum(1).min() < 1e-6 for one in whole.coords
     )
-    again = sample_coordinates(model, [features], images=20, pixels=60)
+    again = sample_coordinates(model, [features], 40, images=20, pixels=60)
     assert np.array_equal(again.local.coords, local.coords)
+
+
+def test_of_a_defective_image_only_tiles_that_show_the_defect_have_points(tmp_path):
+    mask = np.zeros((40, 80), np.uint8)
+    mask[:10, 40:60] = 1  # two pixels of the right tile's map
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    marked = Sample(Path("x"), "bolt", "test", True, "x", tmp_path / "mask.png")
+    unmarked = Sample(Path("y"), "bolt", "test", True, "y", None)
+    features = MadeFeatures([sample("good", False, "bolt"), marked, unmarked])
+    features.tiling = Tiling(40, 0)
+    features.tiles_of = lambda index: iter([torch.rand(2, 6, 4, 4)])
+    torch.manual_seed(0)
+    model = GRAD.from_preset("grad-tiny", 6, 4, 4)
+    found = sample_coordinates(model, [features], 40)
+    assert found.global_.abnormal.tolist() == [False, False, True]
+    assert found.local.abnormal.tolist() == [False] * 32 + [True] * 2
 
 
 @pytest.mark.parametrize("parts", ["local", "global"])
 def test_a_grid_that_is_not_there_has_no_points(parts, tmp_path):
     model = GRAD.from_preset("grad-tiny", 6, 4, 4, parts=parts)
-    found = sample_coordinates(model, [made_features(tmp_path), MadeFeatures([])])
+    found = sample_coordinates(model, [made_features(tmp_path), MadeFeatures([])], 40)
     assert (found.local is None, found.global_ is None) == (parts == "global", parts == "local")
 
 

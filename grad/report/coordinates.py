@@ -6,8 +6,9 @@ good images are normal, those inside a mask abnormal; others of defective images
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, repeat
 
 import numpy as np
 import torch
@@ -18,11 +19,11 @@ from torch import Tensor
 from grad.data import Sample, load_mask
 from grad.features import Features
 from grad.model import GRAD
+from grad.tiling import Tiling
 
 IMAGES = 1200  # looked at, each a point of the global grid
 PIXELS = 4000  # points of the local grid
 _PIXELS_OF_IMAGE = 64
-_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -51,41 +52,70 @@ class Coordinates:
 
 
 def sample_coordinates(
-    model: GRAD, features: Sequence[Features], *, images: int = IMAGES, pixels: int = PIXELS
+    model: GRAD,
+    features: Sequence[Features],
+    image_size: int,
+    *,
+    images: int = IMAGES,
+    pixels: int = PIXELS,
 ) -> Coordinates:
     """Coordinates of a few images in a model's grids, drawn evenly over classes, good and bad.
 
     Args:
         model: on any device, in any mode; there is no jitter.
         features: such as those of training and of test images.
-        images: most images to look at.
+        image_size: side of what the backbone saw, in pixels.
+        images: most images to look at; one that was cut into tiles gives a point for each of them.
         pixels: most points of the local grid.
     """
     chance = np.random.default_rng(0)
     device = next(model.parameters()).device
     local: list[tuple[Sample, Tensor]] = []
     global_: list[tuple[Sample, Tensor]] = []
-    for of_split in (split.tiles() for split in features):
-        groups = [(sample.class_name, sample.anomalous) for sample in of_split.samples]
-        chosen = _even(groups, images // len(features), chance)
-        for start in range(0, len(chosen), _BATCH):
-            indices = chosen[start : start + _BATCH]
-            with torch.inference_mode():
-                maps = of_split.batch(indices).to(device).float()
-                of_pixels, of_images = model.coordinates(maps)
-            samples = [of_split.samples[index] for index in indices]
-            if of_pixels is not None:
-                local += [
-                    (sample, coords)
-                    for sample, of_image in zip(samples, of_pixels.cpu(), strict=True)
-                    for coords in _some_pixels(sample, of_image, chance)
-                ]
-            if of_images is not None:
-                global_ += zip(samples, of_images.cpu(), strict=True)
+    for split in features:
+        groups = [(sample.class_name, sample.anomalous) for sample in split.samples]
+        for index in _even(groups, images // len(features), chance):
+            sample = split.samples[index]
+            masks = iter(_masks(sample, split.tiling, image_size))
+            for tiles in split.tiles_of(index):
+                with torch.inference_mode():
+                    of_pixels, of_images = model.coordinates(tiles.to(device).float())
+                shown = list(islice(masks, len(tiles)))
+                if of_pixels is not None:
+                    for coords, mask in zip(of_pixels.cpu(), shown, strict=True):
+                        found = _some_pixels(coords, sample.anomalous, mask, chance)
+                        local += [(sample, point) for point in found]
+                if of_images is not None:
+                    global_ += [
+                        (sample, point)
+                        for point, mask in zip(of_images.cpu(), shown, strict=True)
+                        if _is_like_its_image(sample, split.tiling, mask)
+                    ]
     groups = [(sample.class_name, sample.anomalous) for sample, _ in local]
     local = [local[index] for index in _even(groups, pixels, chance)]
     s = model.settings
     return Coordinates(_points(local, s.local_resolution), _points(global_, s.global_resolution))
+
+
+def _masks(
+    sample: Sample, tiling: Tiling | None, image_size: int
+) -> Iterator[Tensor] | Iterator[None]:
+    """The part of an image's mask that each of its tiles shows; None where it has no mask."""
+    if sample.mask is None:
+        return repeat(None)
+    mask = load_mask(sample.mask)
+    if tiling is None:
+        return iter([mask])
+    mosaic = tiling.mosaic((mask.shape[0], mask.shape[1]), image_size)
+    whole = F.adaptive_max_pool2d(mask[None].float(), mosaic.size)[0] > 0
+    side = mosaic.side
+    return (whole[top : top + side, left : left + side] for top, left in mosaic.corners())
+
+
+def _is_like_its_image(sample: Sample, tiling: Tiling | None, mask: Tensor | None) -> bool:
+    """Whether a tile may be called abnormal where its image is: one that shows a defect."""
+    whole_or_good = tiling is None or not sample.anomalous
+    return whole_or_good or (mask is not None and bool(mask.any()))
 
 
 def _even(groups: Sequence[Hashable], most: int, chance: np.random.Generator) -> list[int]:
@@ -101,13 +131,15 @@ def _even(groups: Sequence[Hashable], most: int, chance: np.random.Generator) ->
     return sorted(chosen)
 
 
-def _some_pixels(sample: Sample, coords: Tensor, chance: np.random.Generator) -> Tensor:
+def _some_pixels(
+    coords: Tensor, anomalous: bool, mask: Tensor | None, chance: np.random.Generator
+) -> Tensor:
     """(H, W, D) -> (M, D): of a good image any pixels, of a defective one pixels of its mask."""
-    if not sample.anomalous:
+    if not anomalous:
         pixels = coords.flatten(0, 1)
-    elif sample.mask is not None:
-        mask = load_mask(sample.mask)[None].float()
-        pixels = coords[F.adaptive_max_pool2d(mask, coords.shape[:2])[0] > 0]  # any of its cell
+    elif mask is not None:
+        marked = F.adaptive_max_pool2d(mask[None].float(), coords.shape[:2])  # any of its cell
+        pixels = coords[marked[0] > 0]
     else:
         return coords.new_zeros(0, coords.shape[2])
     return pixels[chance.permutation(len(pixels))[:_PIXELS_OF_IMAGE]]
