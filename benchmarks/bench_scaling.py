@@ -28,6 +28,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # where grad is not i
 from generated import generate_images
 from report import machine_facts, write_json
 
+from grad.allocator import keep_freed_memory
 from grad.backbone import BUILT_IN_BACKBONE, Backbone, load_backbone
 from grad.data import Sample
 from grad.errors import GradError
@@ -161,9 +162,10 @@ def plot(records: Sequence[Record], path: Path) -> None:
         for name in ("local", "global"):
             _lines(axis, records, "grid", f"{name}_{unit}", {"step_ms": f"{name} grid"})
         axis.set(xlabel={"dims": "axes", "resolution": "cells an axis"}[unit], ylabel="ms a step")
+    axes[2].set_xticks((1, 2, 3, 4))
     axes[3].set_xscale("log", base=2)
     for axis in axes:
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.08 * axis.dataLim.ymax)
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path, dpi=110)
@@ -183,6 +185,7 @@ PARTS = {"images": images, "size": size, "grid": grid, "memory": memory}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
+    keep_freed_memory()  # as in training
     records = json.loads(options.json.read_text()) if options.json.exists() else []
     facts = machine_facts(CPU) | {"precision": options.precision, "preset": options.preset}
     backbone = load_backbone(BUILT_IN_BACKBONE)

@@ -40,9 +40,10 @@ inline Partition backward_rows(int64_t rows, int64_t cells) {
   return Partition::of_count(rows, std::max<int64_t>(parts, 1));
 }
 
-// Backward by columns: a part owns its columns of the grid's gradient, 128 KiB of it.
+// Backward by columns: a part owns its columns of the grid's gradient, 128 KiB of it; more in large
+// grids, as finding a row's corners costs as much as 100 of its columns.
 inline Partition backward_columns(int64_t columns, int64_t cells) {
-  return Partition::of_width(columns, std::clamp<int64_t>(32768 / cells, 32, 2048));
+  return Partition::of_width(columns, std::clamp<int64_t>(32768 / cells, 128, 2048));
 }
 
 // out[i] = sum over parts of parts[p * size + i], in order, for i in `range`.

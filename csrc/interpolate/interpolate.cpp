@@ -8,8 +8,11 @@
 #include <ATen/ops/sort.h>
 #include <ATen/ops/zeros.h>
 
+#include <limits>
 #include <memory>
+#include <numeric>
 #include <tuple>
+#include <vector>
 
 #include "common/checks.h"
 #include "common/device.h"
@@ -66,11 +69,30 @@ void backward_cpu_by_rows(const InterpolateBackward<T, G>& args, const Partition
   }
 }
 
+// Rows in the order of their cells, so that those that follow each other find their corners in the
+// cache; empty where there are more cells than rows, and neighbours would be rare.
+template <int D, typename A>
+std::vector<int> order_by_cell(const A* coords, int64_t rows, const Lattice& lattice) {
+  const int64_t cells = key_count<D>(lattice);
+  if (cells > rows || rows > std::numeric_limits<int>::max()) return {};
+  std::vector<int64_t> keys(rows), begin(cells + 1);
+  for (int64_t n = 0; n < rows; ++n) {
+    keys[n] = cell_key(locate<A, D>(coords + n * D, lattice), lattice);
+    ++begin[keys[n] + 1];
+  }
+  std::partial_sum(begin.begin(), begin.end(), begin.begin());
+  std::vector<int> order(rows);
+  for (int64_t n = 0; n < rows; ++n) order[begin[keys[n]]++] = static_cast<int>(n);
+  return order;
+}
+
 // Each part owns some columns of the grid's gradient, and has a share in each coordinate's gradient.
 template <int D, typename T, typename G>
-void backward_cpu_by_columns(const InterpolateBackward<T, G>& args, int64_t rows, int64_t cells, G* grad_grid,
+void backward_cpu_by_columns(InterpolateBackward<T, G> args, int64_t rows, int64_t cells, G* grad_grid,
                              Accumulate<T>* grad_coords) {
   using A = Accumulate<T>;
+  const std::vector<int> order = order_by_cell<D>(args.coords, rows, args.lattice);
+  if (!order.empty()) args.order = order.data();
   const Partition parts = backward_columns(args.columns, cells);
   std::unique_ptr<A[]> shares(grad_coords ? new A[parts.count() * rows * D]() : nullptr);
   at::parallel_for(0, parts.count(), 1, [&](int64_t begin, int64_t end) {

@@ -30,6 +30,7 @@ struct InterpolateBackward {
   RowLayout layout;
   int64_t columns;
   Lattice lattice;
+  const int* order = nullptr;  // (N,): which row comes first, and so on; null: as they lie. CPU only
 };
 
 // out[n, c] = sum_k w_k(n) grid[i_k(n), c] for the given part of the output.

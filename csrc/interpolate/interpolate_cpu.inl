@@ -18,7 +18,8 @@ template <int D, bool kNeedGrid, bool kNeedCoords, typename T, typename G>
 void interpolate_backward(const InterpolateBackward<T, G>& args, Range rows, Range columns,
                           Accumulate<T>* grad_grid, Accumulate<T>* grad_coords) {
   using A = Accumulate<T>;
-  for (int64_t n = rows.begin; n < rows.end; ++n) {
+  for (int64_t i = rows.begin; i < rows.end; ++i) {
+    const int64_t n = args.order ? args.order[i] : i;
     const Corners<A, D> corners[] = {{args.coords + n * D, args.lattice}};
     A dots[1][Corners<A, D>::kCount] = {};
     for_runs(args.layout, columns, [&](int64_t begin, int64_t size) {

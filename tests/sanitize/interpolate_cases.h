@@ -1,6 +1,8 @@
 // Lookups: whole, cut as csrc/interpolate/interpolate.cpp cuts them, and any other part.
 #pragma once
 
+#include <numeric>
+#include <utility>
 #include <vector>
 
 #include "common/partition.h"
@@ -157,8 +159,12 @@ class InterpolateCase {
 
   // Each part owns some columns of the grid's gradient, and has a share in each coordinate's gradient.
   template <int D>
-  void by_columns(const grad::InterpolateBackward<T, G>& args, bool need_grid, bool need_coords,
+  void by_columns(grad::InterpolateBackward<T, G> args, bool need_grid, bool need_coords,
                   const Gradients& want) const {
+    std::vector<int> order(rows_);
+    std::iota(order.begin(), order.end(), 0);
+    for (int64_t i = rows_ - 1; i > 0; --i) std::swap(order[i], order[random_.integer(0, i)]);
+    if (random_.chance(50)) args.order = order.data();
     const grad::Partition parts = grad::backward_columns(columns_, cells_);
     Buffer<G> grad_grid(cells_ * columns_);
     Buffer<A> shares(parts.count() * rows_ * D), grad_coords(rows_ * D);
