@@ -296,6 +296,7 @@ def fresh_model(options: argparse.Namespace) -> LoadedModel:
     info = ModelInfo(
         backbone=backbone.name,
         backbone_maps=tuple(backbone.maps),
+        backbone_inner=backbone.inner,
         backbone_fingerprint=backbone.fingerprint,
         image_size=options.image_size,
         mean=tuple(backbone.mean.flatten().tolist()),

@@ -1,9 +1,10 @@
 """The frozen backbone: images to feature maps, on any timm model (paper, section 4).
 
 Two maps are taken, at stride 8 and 16; the second is resized to the first, and both are
-concatenated. With a third one, at stride 32, all have the size of the one at stride 16. Stages
-behind the last map used are removed. Weights come from a file, from the hub that timm reads, or
-from an installed package; there is never a backbone with random weights.
+concatenated. With a third one, at stride 32, all have the size of the one at stride 16; of an
+EfficientNet then inner stages count too. Stages behind the last map used are removed. Weights come
+from a file, from the hub that timm reads, or from an installed package; there is never a backbone
+with random weights.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import inspect
 import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -71,6 +73,9 @@ class Backbone(nn.Module):
         fingerprint: SHA-256 (hex) over the name, the normalisation and all weights in use; equal
             fingerprints mean equal features.
         note: a sentence where the backbone is not the one that would have been taken first.
+        maps: which of timm's feature maps are used, by index, ascending.
+        inner: whether these count every stage of an EfficientNet, its stem first (timm's
+            ``extra_blocks``), not only the last stage at each stride.
         mean, std: (1, 3, 1, 1) buffers, the normalisation that the model was trained with.
         dtype: of the model's weights and of the feature map; the normalisation stays float32.
     """
@@ -78,16 +83,26 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, model: Any, maps: Sequence[int], note: str | None = None) -> None:
-        """Freeze a timm model; ``maps`` are the indices of its feature maps to use, ascending."""
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        maps: Sequence[int],
+        *,
+        inner: bool = False,
+        note: str | None = None,
+    ) -> None:
+        """Freeze a timm model."""
         super().__init__()
-        info = [_feature_info(model)[index] for index in maps]
+        of_stages = _stages(model) if inner else _feature_info(model)
+        info = [of_stages[index] for index in maps]
         self.name = name
         self.note = note
         self.channels: int = sum(entry["num_chs"] for entry in info)
         self._base = (len(info) - 1) // 2  # the map whose size all others get
         self.stride: int = info[self._base]["reduction"]
         self.maps = list(maps)
+        self.inner = inner
         self.dtype = torch.float32
         self.model = model.requires_grad_(False).to(memory_format=torch.channels_last)
         for statistic in ("mean", "std"):
@@ -134,7 +149,11 @@ class Backbone(nn.Module):
         images = (images - self.mean) / self.std
         images = images.to(self.dtype, memory_format=torch.channels_last)
         maps: list[Tensor] = self.model.forward_intermediates(
-            images, indices=self.maps, output_fmt="NCHW", intermediates_only=True
+            images,
+            indices=self.maps,
+            output_fmt="NCHW",
+            intermediates_only=True,
+            **_inner_option(self.inner),
         )
         height, width = maps[self._base].shape[-2:]
         maps = [_resized(m, height, width) for m in maps]
@@ -171,7 +190,8 @@ def load_backbone(
             timm's names, with or without the classifier; an EfficientNet may also have the names of
             the original port (``efficientnet-b4-6ed6700e.pth``). float16 is widened.
         scales: how many maps to use; with 3 also the last at stride 32, and all at the size of the
-            one at stride 16.
+            one at stride 16. Of an EfficientNet these are then the last stage at stride 8, all
+            at stride 16, and the first at stride 32.
 
     Raises:
         GradError: an unknown model or one without feature maps; weights that can't be had, don't
@@ -189,12 +209,14 @@ def load_backbone(
         return _load(BUILT_IN_BACKBONE, None, scales, note)
 
 
-def restore_backbone(name: str, maps: Sequence[int], state: Mapping[str, Tensor]) -> Backbone:
+def restore_backbone(
+    name: str, maps: Sequence[int], state: Mapping[str, Tensor], *, inner: bool = False
+) -> Backbone:
     """The backbone of a model file, made without a download.
 
     Args:
         name: as in :attr:`Backbone.name`.
-        maps: as in :attr:`Backbone.maps`.
+        maps, inner: as in :class:`Backbone`.
         state: the ``state_dict`` of the backbone that was saved.
 
     Raises:
@@ -207,7 +229,7 @@ def restore_backbone(name: str, maps: Sequence[int], state: Mapping[str, Tensor]
             "of timm that it was trained with, or a newer one."
         )
     model = _create(name, pretrained=False)
-    backbone = Backbone(name, model, model.prune_intermediate_layers(list(maps), prune_norm=True))
+    backbone = Backbone(name, model, _prune(model, maps, inner), inner=inner)
     backbone.load_state_dict(dict(state))  # the normalisation too
     backbone.fingerprint = _fingerprint(name, backbone.state_dict())
     return backbone
@@ -238,11 +260,11 @@ def _load(name: str, weights: Path | None, scales: int, note: str | None) -> Bac
     file = _package_weights(name) if weights is None else Path(weights).expanduser()
     tensors = None if file is None else _read_weights(file)
     model = _download(name) if tensors is None else _create(name, pretrained=False)
-    # Removes everything behind the last map, so that only what is used is run, loaded and hashed.
-    maps = model.prune_intermediate_layers(_choose_maps(name, model, scales), prune_norm=True)
+    chosen, inner = _choose_maps(name, model, scales)
+    maps = _prune(model, chosen, inner)
     if tensors is not None:
         _fill(model, tensors, name, f"--weights {weights}" if weights else f"The file {file}")
-    return Backbone(name, model, maps, note)
+    return Backbone(name, model, maps, inner=inner, note=note)
 
 
 def _create(name: str, *, pretrained: bool) -> Any:
@@ -269,13 +291,46 @@ def _feature_info(model: Any) -> list[dict[str, Any]]:
     return list(info) if isinstance(info, list) else [info[index] for index in range(len(info))]
 
 
-def _choose_maps(name: str, model: Any, scales: int) -> list[int]:
-    """The last map at each of the finest strides from 8 on, as many as there are of ``scales``."""
+def _stages(model: Any) -> list[dict[str, Any]]:
+    """The same of an EfficientNet's stem and each of its stages."""
+    info = _feature_info(model)
+    strides = [
+        next(e["reduction"] for e in info if e["stage"] > i) for i in range(len(model.blocks))
+    ]
+    return [{"reduction": 2, "num_chs": model.conv_stem.out_channels}] + [
+        {"reduction": stride} | stage[-1].feature_info("bottleneck")
+        for stride, stage in zip(strides, model.blocks, strict=True)
+    ]
+
+
+def _choose_maps(name: str, model: Any, scales: int) -> tuple[list[int], bool]:
+    """The last map at each of the finest strides from 8 on, as many as there are of ``scales``.
+
+    Three of an EfficientNet: the last stage at stride 8, all at stride 16, the first at stride 32;
+    the second value then says that stages are counted.
+    """
     last = {entry["reduction"]: index for index, entry in enumerate(_feature_info(model))}
     strides = sorted(stride for stride in last if stride >= 8)[:scales]
     if not strides or not hasattr(model, "forward_intermediates"):
         raise GradError(f"--backbone {name} has no feature maps that timm gives out: take another.")
-    return [last[stride] for stride in strides]
+    counts_stages = "extra_blocks" in inspect.signature(model.forward_intermediates).parameters
+    if strides == [8, 16, 32] and counts_stages:
+        at = [entry["reduction"] for entry in _stages(model)]
+        first_of_16, first_of_32 = at.index(16), at.index(32)
+        return list(range(first_of_16 - 1, first_of_32 + 1)), True
+    return [last[stride] for stride in strides], False
+
+
+def _prune(model: Any, maps: Sequence[int], inner: bool) -> list[int]:
+    """Remove all behind the last map, so that only what is used is run, loaded and hashed."""
+    kept: list[int] = model.prune_intermediate_layers(
+        list(maps), prune_norm=True, **_inner_option(inner)
+    )
+    return kept
+
+
+def _inner_option(inner: bool) -> dict[str, bool]:
+    return {"extra_blocks": True} if inner else {}
 
 
 def _line(error: Exception) -> str:

@@ -37,7 +37,8 @@ class ModelInfo:
 
     Attributes:
         backbone: its name, as :func:`grad.backbone.load_backbone` takes it.
-        backbone_maps: which of its feature maps are used.
+        backbone_maps, backbone_inner: which of its feature maps are used, see
+            :class:`grad.backbone.Backbone`.
         backbone_fingerprint: of the weights that the model was trained on; others don't fit.
         image_size: side of the square that images are resized to, in pixels.
         mean, std: the backbone's normalisation of the three colour channels.
@@ -57,6 +58,7 @@ class ModelInfo:
     epochs: int
     tile: int | None = None
     overlap: int | None = None
+    backbone_inner: bool = False
     grad_version: str = __version__
 
 
@@ -129,7 +131,10 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Loa
             model = GRAD.from_preset(**json.loads(metadata["model"]))
         # assign=False: values go into the channels_last memory that from_preset has chosen.
         model.load_state_dict(_under(_MODEL, tensors))
-        backbone = restore_backbone(info.backbone, info.backbone_maps, _under(_BACKBONE, tensors))
+        state = _under(_BACKBONE, tensors)
+        backbone = restore_backbone(
+            info.backbone, info.backbone_maps, state, inner=info.backbone_inner
+        )
     if backbone.fingerprint != info.backbone_fingerprint:
         raise GradError(
             f"The model {path} is damaged (the weights of its backbone are not those that it was "

@@ -277,6 +277,7 @@ def _info(job: _Run, classes: tuple[str, ...], epochs: int) -> ModelInfo:
     return ModelInfo(
         backbone=backbone.name,
         backbone_maps=tuple(backbone.maps),
+        backbone_inner=backbone.inner,
         backbone_fingerprint=backbone.fingerprint,
         image_size=job.config.side(),
         mean=tuple(backbone.mean.flatten().tolist()),

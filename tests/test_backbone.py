@@ -156,16 +156,33 @@ def test_fingerprint_tells_weights_and_names_apart(built_in, tmp_path):
 
 
 def test_three_scales_have_the_size_of_the_middle_one(built_in, images):
+    """Of an EfficientNet: the last stage at stride 8, both at stride 16, the first at stride 32."""
     backbone = load_backbone(BUILT_IN_BACKBONE, scales=3)
-    assert (backbone.channels, backbone.stride) == (40 + 112 + 320, 16)
+    assert (backbone.channels, backbone.stride) == (40 + 80 + 112 + 192, 16)
+    assert (backbone.maps, backbone.inner) == ([3, 4, 5, 6], True)
     assert backbone.feature_size(64) == (4, 4)
     found, two = backbone(images), built_in(images)  # the latter at stride 8
     areas = two[:, :40].unflatten(3, (4, 2)).unflatten(2, (4, 2)).mean(dim=(3, 5))
     torch.testing.assert_close(found[:, :40], areas)
-    middle = backbone.model.forward_intermediates(
-        (images - backbone.mean) / backbone.std, indices=backbone.maps, intermediates_only=True
-    )[1]
-    torch.testing.assert_close(found[:, 40:152], middle)
+    whole = timm.create_model(BUILT_IN_BACKBONE).eval()
+    kept = dict(backbone.model.named_parameters()) | dict(backbone.model.named_buffers())
+    whole.load_state_dict(kept, strict=False)
+    x = whole.bn1(whole.conv_stem((images - backbone.mean) / backbone.std))
+    outputs = []
+    for stage in whole.blocks[:6]:
+        x = stage(x)
+        outputs.append(x)
+    torch.testing.assert_close(found[:, 40:120], outputs[3], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[:, 120:232], outputs[4], atol=1e-4, rtol=1e-4)
+    larger = F.interpolate(outputs[5], size=(4, 4), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(found[:, 232:], larger, atol=1e-4, rtol=1e-4)
+
+
+def test_three_scales_of_another_network_are_the_last_maps(tmp_path):
+    model = timm.create_model("resnet18")
+    path = save(tmp_path / "resnet.safetensors", model.state_dict())
+    backbone = load_backbone("resnet18", path, scales=3)
+    assert (backbone.channels, backbone.stride, backbone.inner) == (128 + 256 + 512, 16, False)
 
 
 def test_paper_backbone(tmp_path, paper_model):
