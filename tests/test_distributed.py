@@ -240,7 +240,7 @@ def test_every_kind_of_model_trains_alike(together, kind, monkeypatch):
     monkeypatch.setattr(torch, "compile", quick_compile)
     monkeypatch.setattr(sys.modules[__name__], "KINDS", {kind: KINDS[kind]})
     for name, loss in train_kinds().items():
-        torch.testing.assert_close(together[0][name], loss, rtol=1e-2, atol=0)
+        torch.testing.assert_close(together[0][name], loss, rtol=3e-2, atol=0)
 
 
 def test_each_image_is_computed_and_judged_once(together, tmp_path):
