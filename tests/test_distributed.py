@@ -240,7 +240,7 @@ def test_every_kind_of_model_trains_alike(together, kind, monkeypatch):
     monkeypatch.setattr(torch, "compile", quick_compile)
     monkeypatch.setattr(sys.modules[__name__], "KINDS", {kind: KINDS[kind]})
     for name, loss in train_kinds().items():
-        torch.testing.assert_close(together[0][name], loss, rtol=3e-2, atol=0)
+        torch.testing.assert_close(together[0][name], loss, rtol=1e-2, atol=0)
 
 
 def test_each_image_is_computed_and_judged_once(together, tmp_path):
@@ -319,9 +319,9 @@ def metrics_of(run):
 
 
 def test_torchrun_trains_as_one_process_does(options, tmp_path, capfd, one_thread):
-    """To what float32 allows; the tests above show equality in float64.
+    """Few steps, on one thread each: AdamW's first ones magnify rounding a hundredfold a step.
 
-    AdamW's first steps are near the sign of the gradient, so rounding grows a hundredfold a step.
+    The tests above show equality in float64.
     """
     arguments = [*options, "--epochs", "3"]
     together = launch(["-m", "grad.train", *arguments, "--out", tmp_path / "two"])
@@ -332,10 +332,7 @@ def test_torchrun_trains_as_one_process_does(options, tmp_path, capfd, one_threa
     one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
     assert one["settings"] == two["settings"]
     for name, values in one["classes"].items():
-        areas = {metric for metric in values if "auroc" in metric or "aupro" in metric}
-        for metric, value in values.items():
-            tolerance = 1e-3 if metric in areas else 1e-2  # the others turn on single pixels
-            assert two["classes"][name][metric] == pytest.approx(value, abs=tolerance), metric
+        assert two["classes"][name] == pytest.approx(values, abs=1e-3)
     names = [{p.name for p in (tmp_path / run).iterdir()} for run in ("one", "two")]
     assert names[0] == names[1]
 
