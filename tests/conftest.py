@@ -189,6 +189,26 @@ def make_features(count=9, seed=0, *, shape=(6, 3, 3), broken=None, class_name="
     return Features(samples, (), (MapsInMemory(maps),), tuple((0, i) for i in range(count)))
 
 
+class FakeBackbone:
+    """Stride 8, four channels: block means of the colours, and of red times green.
+
+    ``images`` counts what it has seen.
+    """
+
+    channels, fingerprint = 4, "fake"
+
+    def __init__(self):
+        self.images = 0
+
+    def feature_size(self, image_size):
+        return image_size // 8, image_size // 8
+
+    def __call__(self, images):
+        self.images += len(images)
+        both = torch.cat([images, images[:, :1] * images[:, 1:2]], dim=1)
+        return torch.nn.functional.avg_pool2d(both, 8)
+
+
 def make_images(root, *, classes=("a", "b", "c"), train=0, test=4, size=24):
     """Coloured noise as files in MVTec AD's layout; a defect is a dark square, with its mask.
 

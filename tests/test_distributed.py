@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_features, make_images
+from conftest import FakeBackbone, make_features, make_images
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -115,29 +115,13 @@ def train_kinds():
     return found
 
 
-class Backbone:
-    """Block means of the colours, twice, and how many images came."""
-
-    channels, fingerprint = 6, "fake"
-
-    def __init__(self):
-        self.images = 0
-
-    def feature_size(self, image_size):
-        return image_size // 8, image_size // 8
-
-    def __call__(self, images):
-        self.images += len(images)
-        return nn.functional.avg_pool2d(torch.cat([images, images * images], dim=1), 8)
-
-
 def judge(folder):
     """Features of test images and their evaluation: what was seen, in which order, how good."""
     samples = distributed.from_main(lambda: make_images(folder / "images"))
-    backbone, recorder = Backbone(), Recorder()
+    backbone, recorder = FakeBackbone(), Recorder()
     features = compute_features(samples, backbone, 24, cache=folder / "cache")
     torch.manual_seed(0)
-    model = GRAD.from_preset("grad-tiny", 6, 3, 3)
+    model = GRAD.from_preset("grad-tiny", 4, 3, 3)
     reports = evaluate(model, features, 24, [recorder], classes=["a", "b", "c"])
     seen = distributed.shared(backbone.images)
     return {

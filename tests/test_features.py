@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import FakeBackbone
 from PIL import Image
 from rich.console import Console
 
@@ -18,24 +19,6 @@ from grad.features import compute_features, default_cache
 from grad.files import claimed, remove_leftovers, replacing
 
 SIZE = 32
-
-
-class FakeBackbone:
-    """Stride 8, four channels: block means of the colours, and of red times green."""
-
-    channels = 4
-    fingerprint = "fake"
-
-    def __init__(self):
-        self.images = 0
-
-    def feature_size(self, image_size):
-        return image_size // 8, image_size // 8
-
-    def __call__(self, images):
-        self.images += len(images)
-        both = torch.cat([images, images[:, :1] * images[:, 1:2]], dim=1)
-        return torch.nn.functional.avg_pool2d(both, 8)
 
 
 @pytest.fixture

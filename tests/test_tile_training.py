@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import FakeBackbone
 from PIL import Image, ImageDraw
 
 from grad.checkpoint import load_checkpoint
@@ -20,23 +21,6 @@ from grad.train import main
 
 SIDE = 32
 TILING = Tiling(40, 10)  # of 100 x 130 pixels, seen at 80 x 104: 3 x 4 tiles
-
-
-class FakeBackbone:
-    """Stride 8: block means of the colours, and of red times green."""
-
-    channels, fingerprint = 4, "fake"
-
-    def __init__(self):
-        self.images = 0
-
-    def feature_size(self, image_size):
-        return image_size // 8, image_size // 8
-
-    def __call__(self, images):
-        self.images += len(images)
-        both = torch.cat([images, images[:, :1] * images[:, 1:2]], dim=1)
-        return torch.nn.functional.avg_pool2d(both, 8)
 
 
 @pytest.fixture
