@@ -293,17 +293,7 @@ def fresh_model(options: argparse.Namespace) -> LoadedModel:
     backbone = load_backbone(options.backbone, options.weights, scales=scales)
     shape = (backbone.channels, *backbone.feature_size(options.image_size))
     model = GRAD.from_preset(options.preset, *shape).eval()
-    info = ModelInfo(
-        backbone=backbone.name,
-        backbone_maps=tuple(backbone.maps),
-        backbone_inner=backbone.inner,
-        backbone_fingerprint=backbone.fingerprint,
-        image_size=options.image_size,
-        mean=tuple(backbone.mean.flatten().tolist()),
-        std=tuple(backbone.std.flatten().tolist()),
-        classes=("none",),
-        epochs=0,
-    )
+    info = ModelInfo.of(backbone, image_size=options.image_size, classes=("none",), epochs=0)
     return LoadedModel(model, backbone, info, None)
 
 

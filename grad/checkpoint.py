@@ -7,7 +7,7 @@ needs nothing else. Tensors and JSON only: reading a checkpoint never runs code.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,6 +60,32 @@ class ModelInfo:
     overlap: int | None = None
     backbone_inner: bool = False
     grad_version: str = __version__
+
+    @classmethod
+    def of(
+        cls,
+        backbone: Backbone,
+        *,
+        image_size: int,
+        classes: Sequence[str],
+        epochs: int,
+        tile: int | None = None,
+        overlap: int | None = None,
+    ) -> ModelInfo:
+        """What belongs to a model that was trained on this backbone's features."""
+        return cls(
+            backbone=backbone.name,
+            backbone_maps=tuple(backbone.maps),
+            backbone_inner=backbone.inner,
+            backbone_fingerprint=backbone.fingerprint,
+            image_size=image_size,
+            mean=tuple(backbone.mean.flatten().tolist()),
+            std=tuple(backbone.std.flatten().tolist()),
+            classes=tuple(classes),
+            epochs=epochs,
+            tile=tile,
+            overlap=overlap,
+        )
 
 
 @dataclass(frozen=True)

@@ -273,15 +273,9 @@ def _schedule(config: TrainConfig) -> Schedule:
 
 
 def _info(job: _Run, classes: tuple[str, ...], epochs: int) -> ModelInfo:
-    backbone = job.backbone
-    return ModelInfo(
-        backbone=backbone.name,
-        backbone_maps=tuple(backbone.maps),
-        backbone_inner=backbone.inner,
-        backbone_fingerprint=backbone.fingerprint,
+    return ModelInfo.of(
+        job.backbone,
         image_size=job.config.side(),
-        mean=tuple(backbone.mean.flatten().tolist()),
-        std=tuple(backbone.std.flatten().tolist()),
         classes=classes,
         epochs=epochs,
         tile=job.config.tile,

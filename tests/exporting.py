@@ -43,16 +43,7 @@ def make_model(backbone: Backbone, classes=("bottle", "Schraube ä"), **options)
         {name: "held out" for name in classes},
         0.3,
     )
-    info = ModelInfo(
-        backbone=BACKBONE,
-        backbone_maps=tuple(backbone.maps),
-        backbone_fingerprint=backbone.fingerprint,
-        image_size=SIZE,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.25, 0.5),
-        classes=tuple(classes),
-        epochs=3,
-    )
+    info = ModelInfo.of(backbone, image_size=SIZE, classes=classes, epochs=3)
     return LoadedModel(model.eval(), backbone, info, calibration)
 
 

@@ -35,16 +35,7 @@ def backbone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def info(backbone):
-    return ModelInfo(
-        backbone=SMALL,
-        backbone_maps=tuple(backbone.maps),
-        backbone_fingerprint=backbone.fingerprint,
-        image_size=SIZE,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.25, 0.5),
-        classes=("bottle", "Schraube ä"),
-        epochs=3,
-    )
+    return ModelInfo.of(backbone, image_size=SIZE, classes=("bottle", "Schraube ä"), epochs=3)
 
 
 @pytest.fixture
@@ -86,6 +77,20 @@ def test_a_loaded_model_is_the_saved_one(model, backbone, info, path, no_downloa
     assert torch.equal(loaded.model.loss_and_score(features)[1], model.loss_and_score(features)[1])
     weight = loaded.model.fusion[1].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_backbone_of_inner_stages_is_the_saved_one(tmp_path, no_downloads):
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_efficientnet").state_dict(), tmp_path / "weights.safetensors")
+    saved = load_backbone("test_efficientnet", tmp_path / "weights.safetensors", scales=3)
+    assert saved.inner
+    size = 64
+    model = GRAD.from_preset("grad-plus", saved.channels, *saved.feature_size(size)).eval()
+    info = ModelInfo.of(saved, image_size=size, classes=("a",), epochs=1)
+    save_checkpoint(tmp_path / "model.safetensors", model, saved, info)
+    loaded = load_checkpoint(tmp_path / "model.safetensors")
+    images = torch.rand(2, 3, size, size)
+    assert torch.equal(loaded.backbone(images), saved(images))
 
 
 def test_loading_draws_no_random_numbers(path):

@@ -44,16 +44,7 @@ def model(tmp_path_factory):
     backbone = load_backbone(SMALL, folder / "weights.safetensors")
     shape = (backbone.channels, *backbone.feature_size(SIZE))
     network = GRAD.from_preset("grad-tiny", *shape).eval()
-    info = ModelInfo(
-        backbone=SMALL,
-        backbone_maps=tuple(backbone.maps),
-        backbone_fingerprint=backbone.fingerprint,
-        image_size=SIZE,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
-        classes=("demo",),
-        epochs=1,
-    )
+    info = ModelInfo.of(backbone, image_size=SIZE, classes=("demo",), epochs=1)
     path = folder / "run" / "model.safetensors"
     save_checkpoint(path, network, backbone, info)
     detector = Detector.load(path, device="cpu", precision="float32")

@@ -38,16 +38,7 @@ def make_run(folder, *, calibrated=True, preset="grad-tiny"):
         dict.fromkeys(halves, "held out"),
         0.1,
     )
-    info = ModelInfo(
-        backbone=BACKBONE,
-        backbone_maps=tuple(backbone.maps),
-        backbone_fingerprint=backbone.fingerprint,
-        image_size=SIZE,
-        mean=tuple(backbone.mean.flatten().tolist()),
-        std=tuple(backbone.std.flatten().tolist()),
-        classes=CLASSES,
-        epochs=1,
-    )
+    info = ModelInfo.of(backbone, image_size=SIZE, classes=CLASSES, epochs=1)
     file = folder / FILE_NAME
     save_checkpoint(file, model, backbone, info, calibration if calibrated else None)
     return folder
