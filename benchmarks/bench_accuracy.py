@@ -32,28 +32,27 @@ from rich.console import Console
 from grad.config import TrainConfig
 from grad.errors import GradError
 from grad.files import replacing
+from grad.options import exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for a user's error, 130 for Ctrl-C."""
+    return exit_code(
+        lambda: _make_tables(arguments), "Interrupted: the same command goes on from here."
+    )
+
+
+def _make_tables(arguments: Sequence[str] | None) -> None:
     options = _parser().parse_args(arguments)
     console = Console(highlight=False)
-    try:
-        seeds = _seeds(options.seeds)
-        runner = Runner(_config(options), options.out, console)
-        for number in options.table:
-            table = TABLES[number]
-            results = _run(table, seeds, runner, console)
-            facts = _facts(runner, seeds, arguments)
-            _write(table, results, facts, options.out)
-            console.print(render.markdown(table, results, facts), markup=False, soft_wrap=True)
-    except GradError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted: the same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    seeds = _seeds(options.seeds)
+    runner = Runner(_config(options), options.out, console)
+    for number in options.table:
+        table = TABLES[number]
+        results = _run(table, seeds, runner, console)
+        facts = _facts(runner, seeds, arguments)
+        _write(table, results, facts, options.out)
+        console.print(render.markdown(table, results, facts), markup=False, soft_wrap=True)
 
 
 def _run(

@@ -40,6 +40,7 @@ from grad.errors import GradError
 from grad.files import replacing
 from grad.metrics import METRICS
 from grad.model import Preset
+from grad.options import exit_code
 
 # Method, and preset where it is not the command line's.
 OURS: dict[str, tuple[Method, Preset | None]] = {
@@ -65,31 +66,27 @@ HEADINGS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for a user's error, 130 for Ctrl-C."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    return exit_code(lambda: _compare(given), "Interrupted: the same command goes on from here.")
+
+
+def _compare(given: Sequence[str]) -> None:
     parsed = _parser().parse_args(given)
     console = Console(highlight=False)
-    try:
-        dataset = find_dataset(parsed.data, TrainConfig(classes=parsed.classes).class_names())
-        options = _options(parsed)
-        names = _chosen("--peers", parsed.peers, NAMES)
-        settings = _chosen("--settings", parsed.settings, SETTINGS)
-        if parsed.child is not None:
-            _child(parsed.child, names[0], settings[0], dataset, options)
-            return 0
-        wanted = [(name, setting) for name in names for setting in settings]
-        records = _records(wanted, dataset, options, parsed.out, given, console)
-        page = _page(records, _facts(given, dataset, options))
-        with replacing(parsed.out / "peers.md") as temporary:
-            temporary.write_text(page)
-        with replacing(parsed.out / "peers.json") as temporary:
-            temporary.write_text(json.dumps(records, indent=1) + "\n")
-        console.print(page, markup=False, soft_wrap=True)
-    except GradError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted: the same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    dataset = find_dataset(parsed.data, TrainConfig(classes=parsed.classes).class_names())
+    options = _options(parsed)
+    names = _chosen("--peers", parsed.peers, NAMES)
+    settings = _chosen("--settings", parsed.settings, SETTINGS)
+    if parsed.child is not None:
+        _child(parsed.child, names[0], settings[0], dataset, options)
+        return
+    wanted = [(name, setting) for name in names for setting in settings]
+    records = _records(wanted, dataset, options, parsed.out, given, console)
+    page = _page(records, _facts(given, dataset, options))
+    with replacing(parsed.out / "peers.md") as temporary:
+        temporary.write_text(page)
+    with replacing(parsed.out / "peers.json") as temporary:
+        temporary.write_text(json.dumps(records, indent=1) + "\n")
+    console.print(page, markup=False, soft_wrap=True)
 
 
 def _records(

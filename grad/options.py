@@ -92,8 +92,8 @@ def class_list(classes: str | None) -> tuple[str, ...] | None:
     return names
 
 
-def exit_code(work: Callable[[], int | None]) -> int:
-    """Run a command; 0 or what it returns, 2 for a user's error, 130 for Ctrl-C."""
+def exit_code(work: Callable[[], int | None], interrupted: str = "Interrupted.") -> int:
+    """Run a command; 0 or what it returns, 2 for a user's error, 130 for Ctrl-C, which is said."""
     try:
         return work() or 0
     except GradError as error:
@@ -101,7 +101,7 @@ def exit_code(work: Callable[[], int | None]) -> int:
             print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         return 130
 
 
