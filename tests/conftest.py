@@ -189,6 +189,14 @@ def make_features(count=9, seed=0, *, shape=(6, 3, 3), broken=None, class_name="
     return Features(samples, (), (MapsInMemory(maps),), tuple((0, i) for i in range(count)))
 
 
+def error_of(capsys):
+    """What a command wrote to stderr: one sentence."""
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1, captured.err
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
 class FakeBackbone:
     """Stride 8, four channels: block means of the colours, and of red times green.
 

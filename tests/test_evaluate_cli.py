@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_images
+from conftest import error_of, make_images
 
 from grad import assessment, checkpoint
 from grad.checkpoint import load_calibration, load_checkpoint
@@ -55,12 +55,6 @@ def run(trained, tmp_path, monkeypatch):
 
 def metrics_of(run):
     return json.loads((run / "metrics.json").read_text())
-
-
-def sentence(capsys):
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1 and "Traceback" not in captured.err, captured.err
-    return captured.err
 
 
 def test_training_keeps_images_for_thresholds(trained):
@@ -147,7 +141,7 @@ def test_a_class_that_was_not_trained_on(run, cache, tmp_path, capsys):
 def test_a_model_without_thresholds(run, data, cache, capsys):
     without_calibration(run / "model.safetensors")
     assert main([str(run), "--false-alarm-rate", "0.1"]) == 2
-    assert "has no thresholds" in sentence(capsys)
+    assert "has no thresholds" in error_of(capsys)
     arguments = [str(run), "--data", str(data), "--cache", cache, "--device", "cpu", "--save"]
     assert main([*arguments, "--out", "out"]) == 0
     calibration = load_checkpoint(run).calibration
@@ -224,7 +218,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, words, run, data, 
     (run.parent / "empty").mkdir()
     before = metrics_of(run)
     assert main(arguments) == 2
-    text = sentence(capsys)
+    text = error_of(capsys)
     assert all(word in text for word in words), text
     assert metrics_of(run) == before
     assert not (run.parent / "runs").exists() or not list((run.parent / "runs").iterdir())
@@ -258,7 +252,7 @@ def test_damaged_runs(damage, images, run, data, capsys):
     if images and damage in ("records", "metrics"):
         pytest.skip("not read where images are given")
     assert main([str(run), *(["--data", str(data), "--device", "cpu"] if images else [])]) == 2
-    assert words[damage] in sentence(capsys)
+    assert words[damage] in error_of(capsys)
 
 
 def test_a_folder_without_permission(run, data, cache, monkeypatch, capsys):
@@ -273,7 +267,7 @@ def test_a_folder_without_permission(run, data, cache, monkeypatch, capsys):
     monkeypatch.setattr(Path, "mkdir", refuse)
     arguments = ["--data", str(data), "--cache", cache, "--device", "cpu", "--out", "locked"]
     assert main([str(run), *arguments]) == 2
-    assert "--out locked can't be made (Permission denied)" in sentence(capsys)
+    assert "--out locked can't be made (Permission denied)" in error_of(capsys)
 
 
 def test_scores_do_not_depend_on_the_batch(trained, data, cache):

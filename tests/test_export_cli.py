@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import error_of
 from exporting import SIZE, make_backbone, make_model, save, write_images
 from PIL import Image
 
@@ -43,13 +44,6 @@ def export(model, images):
         return main([str(model.parent), *given])
 
     return call
-
-
-def error_of(capsys):
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1, captured.err
-    assert "Traceback" not in captured.err
-    return captured.err
 
 
 def files_of(model):

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import error_of
 from PIL import Image
 from tiny_model import SIZE, make_run, picture
 
@@ -54,12 +55,6 @@ def rows(folder):
         shown = {key: "" if value is None else str(value) for key, value in fields.items()}
         assert row == shown
     return objects
-
-
-def sentence(capsys):
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1 and "Traceback" not in captured.err, captured.err
-    return captured.err
 
 
 def threshold_between(detector, *paths):
@@ -126,7 +121,7 @@ def test_lists_patterns_and_limits(predict, tmp_path, capsys, monkeypatch):
     assert [line[3] for line in lines(capsys)] == ["parts/a.png", "parts/b.png"]
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     assert predict("-") == 2
-    assert sentence(capsys) == "Standard input names no image: give a path in each line.\n"
+    assert error_of(capsys) == "Standard input names no image: give a path in each line.\n"
 
 
 def test_exit_code_one_for_anomalies_where_asked(predict, detector, capsys):
@@ -152,7 +147,7 @@ def test_unreadable_files_are_named_counted_and_left_out(predict, tmp_path, caps
     assert "parts/aa.png can't be read" in capsys.readouterr().err
     assert [row["name"] for row in rows(tmp_path / "strict")] == ["parts/a.png"]
     assert predict("parts/aa.png") == 2
-    assert "parts/aa.png can't be read" in sentence(capsys)
+    assert "parts/aa.png can't be read" in error_of(capsys)
     assert predict("parts/aa.png", "parts/in/text.jpg") == 2
     assert "None of the 2 images can be read" in capsys.readouterr().err
 
@@ -243,7 +238,7 @@ def test_a_camera_is_read_until_the_limit(predict, monkeypatch, capsys):
 )
 def test_errors_of_users_are_one_sentence_and_exit_code_two(predict, capsys, arguments, words):
     assert predict(*arguments.split()) == 2
-    assert words in sentence(capsys)
+    assert words in error_of(capsys)
 
 
 def test_a_model_without_thresholds(predict, tmp_path, capsys):
@@ -258,7 +253,7 @@ def test_a_model_without_thresholds(predict, tmp_path, capsys):
     for option in ("--fail-on-anomaly", "--masks"):
         out = ("--out", "other") if option == "--masks" else ()
         assert predict("d.png", option, *out, model=model) == 2
-        assert f"{option} needs thresholds" in sentence(capsys)
+        assert f"{option} needs thresholds" in error_of(capsys)
 
 
 def test_a_folder_without_permission(predict, tmp_path, capsys):
@@ -266,7 +261,7 @@ def test_a_folder_without_permission(predict, tmp_path, capsys):
         pytest.skip("root may write anywhere")
     (tmp_path / "closed").mkdir(mode=0o500)
     assert predict("d.png", "--out", "closed/out") == 2
-    assert "--out closed/out can't be made (Permission denied)" in sentence(capsys)
+    assert "--out closed/out can't be made (Permission denied)" in error_of(capsys)
 
 
 def test_names_that_are_no_text(predict, tmp_path, capsys):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from conftest import error_of
 from rich.console import Console
 from safetensors.torch import save_file
 
@@ -54,13 +55,6 @@ def model(tmp_path_factory):
     calibration = calibrate(scores, maxima, {"demo": "held out"}, 0.4)
     save_checkpoint(path, network, backbone, info, calibration)
     return path
-
-
-def error_of(capsys):
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1, captured.err
-    assert "Traceback" not in captured.err
-    return captured.err
 
 
 @pytest.fixture

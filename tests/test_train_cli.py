@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from conftest import error_of
 from PIL import Image, ImageDraw
 
 from grad import experiment
@@ -64,13 +65,6 @@ def train(data, tmp_path_factory, tmp_path, monkeypatch):
         )
 
     return call
-
-
-def error_of(capsys):
-    captured = capsys.readouterr()
-    assert captured.err.count("\n") == 1, captured.err
-    assert "Traceback" not in captured.err
-    return captured.err
 
 
 def test_a_run_writes_everything_and_is_repeatable(train, tmp_path, capsys):
