@@ -109,6 +109,17 @@ inline __attribute__((always_inline)) void for_columns(int64_t columns, Body&& b
   for (; c < columns; ++c) body(Pack<A, 1>{}, c);
 }
 
+template <typename Body, int... kIndex>
+inline __attribute__((always_inline)) void unrolled(Body&& body, std::integer_sequence<int, kIndex...>) {
+  (body(std::integral_constant<int, kIndex>{}), ...);
+}
+
+// Calls body(0) ... body(kCount - 1) with constants, so that the arrays it indexes can lie in registers.
+template <int kCount, typename Body>
+inline __attribute__((always_inline)) void unrolled(Body&& body) {
+  unrolled(body, std::make_integer_sequence<int, kCount>{});
+}
+
 // The sum of a vector's lanes, by halves.
 template <typename A, int kCount>
 inline A sum_of_lanes(VectorOf<A, kCount> value) {
@@ -121,20 +132,40 @@ inline A sum_of_lanes(VectorOf<A, kCount> value) {
   }
 }
 
+// A vector with as many zeros behind it. Not through memory: the processor would wait for the short store
+// before it could load the whole.
+template <typename A, int kCount, int... kLane>
+inline VectorOf<A, 2 * kCount> with_zeros(VectorOf<A, kCount> value, std::integer_sequence<int, kLane...>) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(value, VectorOf<A, kCount>{}, kLane...);
+#else
+  VectorOf<A, 2 * kCount> twice = {};
+  std::memcpy(&twice, &value, sizeof(value));
+  return twice;
+#endif
+}
+
+template <typename A, int kTo, int kCount>
+inline VectorOf<A, kTo> widened(VectorOf<A, kCount> value) {
+  if constexpr (kCount == kTo) {
+    return value;
+  } else {
+    constexpr auto kLanesOfTwo = std::make_integer_sequence<int, 2 * kCount>{};
+    return widened<A, kTo, 2 * kCount>(with_zeros<A, kCount>(value, kLanesOfTwo));
+  }
+}
+
 // A running sum over columns: one partial sum a lane, and one for the scalars that are left.
 template <typename A>
 class ColumnSum {
  public:
+  void add(A value) { rest_ += value; }
+
   template <typename Value>
   void add(Value value) {
-    if constexpr (std::is_same_v<Value, A>) {
-      rest_ += value;
-    } else {
-      VectorOf<A, kLanes<A>> widened = {};
-      std::memcpy(&widened, &value, sizeof(value));
-      lanes_ += widened;
-    }
+    lanes_ += widened<A, kLanes<A>, sizeof(Value) / sizeof(A)>(value);
   }
+
   A total() const { return sum_of_lanes<A, kLanes<A>>(lanes_) + rest_; }
 
  private:

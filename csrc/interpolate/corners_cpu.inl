@@ -99,24 +99,22 @@ struct Scatter {
     }
     for_columns<A>(columns, [&](auto pack, int64_t c) {
       typename decltype(pack)::Value g[kRows];
-      for (int r = 0; r < kRows; ++r) g[r] = pack.load(grad_out[r] + c);
-#pragma GCC unroll 4
-      for (int k = 0; k < kCount; ++k) {
+      unrolled<kRows>([&](auto r) { g[r] = pack.load(grad_out[r] + c); });
+      unrolled<kCount>([&](auto k) {
         if constexpr (kNeedGrid) {
           auto sum = pack.load(grad_cells[k] + c);
-          for (int r = 0; r < kRows; ++r) sum += g[r] * weight[r][k];
+          unrolled<kRows>([&](auto r) { sum += g[r] * weight[r][k]; });
           pack.store(grad_cells[k] + c, sum);
         }
         if constexpr (kNeedCoords) {
           const auto value = pack.load(cells[k] + c);
-          for (int r = 0; r < kRows; ++r) sums[r][k].add(g[r] * value);
+          unrolled<kRows>([&](auto r) { sums[r][k].add(g[r] * value); });
         }
-      }
+      });
     });
     if constexpr (kNeedCoords) {
-      for (int r = 0; r < kRows; ++r) {
-        for (int k = 0; k < kCount; ++k) dots[r][first + k] += sums[r][k].total();
-      }
+      unrolled<kCount>(
+          [&](auto k) { unrolled<kRows>([&](auto r) { dots[r][first + k] += sums[r][k].total(); }); });
     }
   }
 };

@@ -4,6 +4,8 @@
 
 #include <cstring>
 #include <limits>
+#include <type_traits>
+#include <utility>
 
 #include "common/types.h"
 

@@ -20,10 +20,9 @@ struct Activations {
       ColumnSum<A> sums[D];
       for_columns<A>(args.hidden_columns, [&](auto pack, int64_t c) {
         const auto h = pack.load(hidden + c);
-#pragma GCC unroll 4
-        for (int j = 0; j < D; ++j) sums[j].add(h * pack.load(args.weight + j * args.hidden_columns + c));
+        unrolled<D>([&](auto j) { sums[j].add(h * pack.load(args.weight + j * args.hidden_columns + c)); });
       });
-      for (int j = 0; j < D; ++j) a[i * D + j] = sums[j].total() + args.bias[j];
+      unrolled<D>([&](auto j) { a[i * D + j] = sums[j].total() + args.bias[j]; });
     }
     replace_by_tanh(a, count * D);
   }

@@ -2,6 +2,8 @@
 #include "refine/refine.h"
 
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include "common/types.h"
 
