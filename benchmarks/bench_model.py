@@ -289,8 +289,8 @@ class Bench:
 
 def fresh_model(options: argparse.Namespace) -> LoadedModel:
     """A model that has learned nothing, on the backbone's trained weights."""
-    scales = TrainConfig(preset=options.preset).scales()
-    backbone = load_backbone(options.backbone, options.weights, scales=scales)
+    inner = TrainConfig(preset=options.preset).inner_maps()
+    backbone = load_backbone(options.backbone, options.weights, inner=inner)
     shape = (backbone.channels, *backbone.feature_size(options.image_size))
     model = GRAD.from_preset(options.preset, *shape).eval()
     info = ModelInfo.of(backbone, image_size=options.image_size, classes=("none",), epochs=0)

@@ -1,8 +1,8 @@
 """The frozen backbone: images to feature maps, on any timm model (paper, section 4).
 
 Two maps are taken, at stride 8 and 16; the second is resized to the first, and both are
-concatenated. With a third one, at stride 32, all have the size of the one at stride 16; of an
-EfficientNet then inner stages count too. Stages behind the last map used are removed. Weights come
+concatenated. Of an EfficientNet the inner stages at stride 16 can be taken too. Stages behind the
+last map used are removed. Weights come
 from a file, from the hub that timm reads, or from an installed package; there is never a backbone
 with random weights.
 """
@@ -99,8 +99,10 @@ class Backbone(nn.Module):
         self.name = name
         self.note = note
         self.channels: int = sum(entry["num_chs"] for entry in info)
-        self._base = (len(info) - 1) // 2  # the map whose size all others get
-        self.stride: int = info[self._base]["reduction"]
+        # All maps get the size of the finest that is at most twice as fine as the coarsest.
+        strides = [entry["reduction"] for entry in info]
+        self.stride: int = min(stride for stride in strides if 2 * stride >= max(strides))
+        self._base = strides.index(self.stride)
         self.maps = list(maps)
         self.inner = inner
         self.dtype = torch.float32
@@ -170,7 +172,7 @@ def _resized(maps: Tensor, height: int, width: int) -> Tensor:
 
 
 def load_backbone(
-    name: str | None = None, weights: Path | None = None, *, scales: int = 2
+    name: str | None = None, weights: Path | None = None, *, inner: bool = False
 ) -> Backbone:
     """A backbone with trained weights.
 
@@ -189,24 +191,22 @@ def load_backbone(
         weights: a safetensors file or a PyTorch state dict (loaded without running any code) under
             timm's names, with or without the classifier; an EfficientNet may also have the names of
             the original port (``efficientnet-b4-6ed6700e.pth``). float16 is widened.
-        scales: how many maps to use; with 3 also the last at stride 32, and all at the size of the
-            one at stride 16. Of an EfficientNet these are then the last stage at stride 8, all
-            at stride 16, and the first at stride 32.
+        inner: whether to use also, of an EfficientNet, the inner stages at stride 16.
 
     Raises:
         GradError: an unknown model or one without feature maps; weights that can't be had, don't
             fit, or are no weights.
     """
     if name is not None or weights is not None:
-        return _load(DEFAULT_BACKBONE if name is None else name, weights, scales, note=None)
+        return _load(DEFAULT_BACKBONE if name is None else name, weights, inner, note=None)
     try:
-        return _load(DEFAULT_BACKBONE, None, scales, note=None)
+        return _load(DEFAULT_BACKBONE, None, inner, note=None)
     except _WeightsUnavailable as error:
         note = (
             f"The backbone is the built-in {BUILT_IN_BACKBONE}, because the weights of "
             f"{DEFAULT_BACKBONE} can't be had ({error.reason}); --weights FILE gives them."
         )
-        return _load(BUILT_IN_BACKBONE, None, scales, note)
+        return _load(BUILT_IN_BACKBONE, None, inner, note)
 
 
 def restore_backbone(
@@ -246,7 +246,7 @@ class _WeightsUnavailable(GradError):
         )
 
 
-def _load(name: str, weights: Path | None, scales: int, note: str | None) -> Backbone:
+def _load(name: str, weights: Path | None, inner: bool, note: str | None) -> Backbone:
     if not timm.is_model(name):
         close = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them."
@@ -260,11 +260,11 @@ def _load(name: str, weights: Path | None, scales: int, note: str | None) -> Bac
     file = _package_weights(name) if weights is None else Path(weights).expanduser()
     tensors = None if file is None else _read_weights(file)
     model = _download(name) if tensors is None else _create(name, pretrained=False)
-    chosen, inner = _choose_maps(name, model, scales)
-    maps = _prune(model, chosen, inner)
+    chosen, counts_stages = _choose_maps(name, model, inner)
+    maps = _prune(model, chosen, counts_stages)
     if tensors is not None:
         _fill(model, tensors, name, f"--weights {weights}" if weights else f"The file {file}")
-    return Backbone(name, model, maps, inner=inner, note=note)
+    return Backbone(name, model, maps, inner=counts_stages, note=note)
 
 
 def _create(name: str, *, pretrained: bool) -> Any:
@@ -303,21 +303,20 @@ def _stages(model: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _choose_maps(name: str, model: Any, scales: int) -> tuple[list[int], bool]:
-    """The last map at each of the finest strides from 8 on, as many as there are of ``scales``.
+def _choose_maps(name: str, model: Any, inner: bool) -> tuple[list[int], bool]:
+    """The last map at each of the two finest strides from 8 on.
 
-    Three of an EfficientNet: the last stage at stride 8, all at stride 16, the first at stride 32;
-    the second value then says that stages are counted.
+    With the inner ones of an EfficientNet: the last stage at stride 8 and all at stride 16; the
+    second value then says that stages are counted.
     """
     last = {entry["reduction"]: index for index, entry in enumerate(_feature_info(model))}
-    strides = sorted(stride for stride in last if stride >= 8)[:scales]
+    strides = sorted(stride for stride in last if stride >= 8)[:2]
     if not strides or not hasattr(model, "forward_intermediates"):
         raise GradError(f"--backbone {name} has no feature maps that timm gives out: take another.")
     counts_stages = "extra_blocks" in inspect.signature(model.forward_intermediates).parameters
-    if strides == [8, 16, 32] and counts_stages:
+    if inner and strides == [8, 16] and counts_stages:
         at = [entry["reduction"] for entry in _stages(model)]
-        first_of_16, first_of_32 = at.index(16), at.index(32)
-        return list(range(first_of_16 - 1, first_of_32 + 1)), True
+        return list(range(at.index(16) - 1, at.index(32))), True
     return [last[stride] for stride in strides], False
 
 

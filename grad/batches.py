@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -23,7 +24,24 @@ def batches(count: int, size: int, order: torch.Generator) -> list[list[int]]:
     The last, incomplete batch is kept; but a single image left over joins the batch before, as
     batch normalisation would learn from one image alone.
     """
-    split = [b.tolist() for b in torch.randperm(count, generator=order).split(size)]
+    return _split(torch.randperm(count, generator=order), size)
+
+
+def balanced_batches(classes: Sequence[str], size: int, order: torch.Generator) -> list[list[int]]:
+    """As many indices as there are images, drawn with replacement, each class equally likely.
+
+    Args:
+        classes: of each image.
+        size: images in a batch; the last one as in :func:`batches`.
+        order: what they are drawn with.
+    """
+    images = Counter(classes)
+    weights = torch.tensor([1 / images[name] for name in classes], dtype=torch.float64)
+    return _split(torch.multinomial(weights, len(classes), replacement=True, generator=order), size)
+
+
+def _split(indices: Tensor, size: int) -> list[list[int]]:
+    split = [batch.tolist() for batch in indices.split(size)]
     if len(split) > 1 and len(split[-1]) == 1:
         split[-2:] = [split[-2] + split[-1]]
     return split

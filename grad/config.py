@@ -22,6 +22,7 @@ from grad.memory import Lookup
 from grad.model import JitterMode, ModelSettings, Parts, Preset, Refine
 from grad.options import class_list, flag, given_options, key, option, parse_options
 from grad.tiling import Tiling, tiling_of
+from grad.training import Decay, Schedule
 
 # Without --data: what suits the demo set and two CPU cores. Options that were given win.
 DEMO_DEFAULTS: dict[str, Any] = {
@@ -32,7 +33,6 @@ DEMO_DEFAULTS: dict[str, Any] = {
     "image_size": 224,
 }
 DEFAULTS: dict[str, Any] = {"preset": "grad", "epochs": 100, "batch_size": 64, "image_size": 224}
-PLUS_IMAGE_SIZE = 320
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,16 @@ class TrainConfig:
     )
     epochs: int | None = option(None, "How often each image is seen; none: 100, demo 40.")
     batch_size: int | None = option(None, "Images in a training step; none: 64, demo 8.")
+    balance: Literal["auto", "always", "never"] = option(
+        "auto",
+        "Draw images so that all classes are seen equally often, however many images each has; "
+        "auto: with grad-plus.",
+    )
+    decay: Literal["auto", "steps", "cosine"] = option(
+        "auto",
+        "How the learning rates fall: to a tenth at --drops, or along a cosine to nothing; "
+        "auto: steps, with grad-plus cosine.",
+    )
     drops: str | None = option(
         None,
         "Epochs after which the learning rates drop to a tenth, as 40,80; "
@@ -80,7 +90,7 @@ class TrainConfig:
         True, "Several processes: batch statistics over all of them, as in one process."
     )
     image_size: int | None = option(
-        None, "Side of the square that images are resized to, in pixels; none: 224, grad-plus 320."
+        None, "Side of the square that images are resized to, in pixels; none: 224."
     )
     tile: int | None = option(
         None,
@@ -165,6 +175,8 @@ class TrainConfig:
         self.class_names()
         self.tiling()
         self.drop_epochs()
+        if self.drops is not None and self.decay == "cosine":
+            raise GradError("--drops is for --decay steps: leave one of them out.")
 
     def class_names(self) -> tuple[str, ...] | None:
         """``--classes`` as names."""
@@ -190,8 +202,6 @@ class TrainConfig:
         defaults = DEFAULTS if self.data is not None else DEMO_DEFAULTS
         if self.data is None and self.weights is not None:
             defaults = {**defaults, "backbone": None}  # weights alone mean the default backbone
-        if (self.preset or defaults["preset"]) == "grad-plus":
-            defaults = {**defaults, "image_size": PLUS_IMAGE_SIZE}
         missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
         return dataclasses.replace(self, **missing)
 
@@ -204,9 +214,24 @@ class TrainConfig:
         """``--tile`` and ``--overlap``; None for whole images."""
         return tiling_of(self.tile, self.overlap)
 
-    def scales(self) -> int:
-        """How many of the backbone's feature maps the preset takes."""
-        return 3 if self.preset == "grad-plus" else 2
+    def inner_maps(self) -> bool:
+        """Whether the preset takes the backbone's inner stages too."""
+        return self.preset == "grad-plus"
+
+    def schedule(self) -> Schedule:
+        """How resolved options say that a model is trained."""
+        assert self.epochs is not None and self.batch_size is not None
+        plus = self.preset == "grad-plus"
+        decay: Decay = "cosine" if plus and self.drops is None else "steps"
+        return Schedule(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            decay=decay if self.decay == "auto" else self.decay,
+            drops=self.drop_epochs(),
+            learning_rate=self.learning_rate,
+            grid_learning_rate=self.grid_learning_rate,
+            balance=plus if self.balance == "auto" else self.balance == "always",
+        )
 
     def torch_device(self) -> torch.device:
         """``--device`` as a device that is there.

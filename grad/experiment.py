@@ -37,7 +37,7 @@ from grad.report import About
 from grad.results import Results, test_settings
 from grad.resume import CONFIG, is_complete
 from grad.splits import TrainingSplit, split_training
-from grad.training import Schedule, choose_precision, fit
+from grad.training import choose_precision, fit
 from grad.verdicts import choose_thresholds
 
 
@@ -84,7 +84,7 @@ def _run(config: TrainConfig, device: torch.device, console: Console) -> Path:
         if device.type == "cpu":
             keep_freed_memory()
         backbone = distributed.main_first(
-            lambda: load_backbone(config.backbone, config.weights, scales=config.scales())
+            lambda: load_backbone(config.backbone, config.weights, inner=config.inner_maps())
         )
         backbone = backbone.to(device)
         if backbone.note:
@@ -212,7 +212,7 @@ def _train_and_evaluate(job: _Run, split: TrainingSplit, test: Features, folder:
     result = fit(
         model,
         split.training.tiles(),
-        _schedule(config),
+        config.schedule(),
         seed=config.seed,
         precision=config.precision,  # type: ignore[arg-type]  # "auto" is resolved
         folder=folder,
@@ -258,17 +258,6 @@ def _make_model(job: _Run) -> GRAD:
     height, width = job.backbone.feature_size(config.side())
     return GRAD.from_preset(
         channels=job.backbone.channels, height=height, width=width, **config.model_options()
-    )
-
-
-def _schedule(config: TrainConfig) -> Schedule:
-    assert config.epochs is not None and config.batch_size is not None
-    return Schedule(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        drops=config.drop_epochs(),
-        learning_rate=config.learning_rate,
-        grid_learning_rate=config.grid_learning_rate,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from grad import distributed
-from grad.batches import Loader, OnDevice, batches
+from grad.batches import Loader, OnDevice, balanced_batches, batches
 from grad.features import Features
 from grad.grids import Grid
 from grad.loss_watch import LossWatch
@@ -25,6 +26,7 @@ from grad.training_state import History, TrainingState
 from grad.training_step import TrainingStep
 
 Precision = Literal["float32", "bfloat16"]
+Decay = Literal["steps", "cosine"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -36,21 +38,27 @@ class Schedule:
     Args:
         epochs: how often each image is seen.
         batch_size: images in a step.
-        drops: epochs after which both learning rates are divided by ten; None for 40 % and 80 %
-            of all epochs, rounded down.
+        decay: how both learning rates fall: in ``steps`` to a tenth (the paper), or along half a
+            period of a ``cosine`` from their full value in the first epoch towards none.
+        drops: epochs after which they fall in steps; None for 40 % and 80 % of all epochs, rounded
+            down.
         learning_rate: of the networks.
         grid_learning_rate: of the grids.
         weight_decay: of all parameters.
         clip: largest norm of the gradient of all parameters together.
+        balance: whether an epoch draws its images so that all classes are equally likely, not each
+            image once.
     """
 
     epochs: int = 100
     batch_size: int = 64
+    decay: Decay = "steps"
     drops: tuple[int, ...] | None = None
     learning_rate: float = 1e-3
     grid_learning_rate: float = 1e-1
     weight_decay: float = 1e-2
     clip: float = 0.1
+    balance: bool = False
 
     @property
     def milestones(self) -> list[int]:
@@ -60,8 +68,11 @@ class Schedule:
 
     def learning_rates(self, epoch: int) -> tuple[float, float]:
         """Of the networks and of the grids, in an epoch counted from 0."""
-        drop = 0.1 ** sum(milestone <= epoch for milestone in self.milestones)
-        return self.learning_rate * drop, self.grid_learning_rate * drop
+        if self.decay == "cosine":
+            share = (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+        else:
+            share = 0.1 ** sum(milestone <= epoch for milestone in self.milestones)
+        return self.learning_rate * share, self.grid_learning_rate * share
 
 
 @dataclass(frozen=True)
@@ -155,7 +166,7 @@ def fit(
                 loss = _train_epoch(
                     step,
                     loader,
-                    batches(len(features), schedule.batch_size, order),
+                    _order_epoch(features, schedule, order),
                     watch,
                     progress,
                 )
@@ -174,6 +185,13 @@ def _measure_residuals(model: GRAD, features: Features) -> None:
     """Measure what a trained model with statistics leaves over of good images."""
     if model.statistics is not None:
         model.statistics.measure_residuals(model, features)
+
+
+def _order_epoch(features: Features, schedule: Schedule, order: torch.Generator) -> list[list[int]]:
+    if not schedule.balance:
+        return batches(len(features), schedule.batch_size, order)
+    classes = [sample.class_name for sample in features.samples]
+    return balanced_batches(classes, schedule.batch_size, order)
 
 
 def _train_epoch(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from grad import backbone as module
-from grad.backbone import BUILT_IN_BACKBONE, DEFAULT_BACKBONE, load_backbone
+from grad.backbone import BUILT_IN_BACKBONE, DEFAULT_BACKBONE, Backbone, load_backbone
 from grad.errors import GradError
 
 SMALL = "test_resnet"  # a model of timm with 0.5 million parameters
@@ -155,34 +155,42 @@ def test_fingerprint_tells_weights_and_names_apart(built_in, tmp_path):
 # Which maps of which models
 
 
-def test_three_scales_have_the_size_of_the_middle_one(built_in, images):
-    """Of an EfficientNet: the last stage at stride 8, both at stride 16, the first at stride 32."""
-    backbone = load_backbone(BUILT_IN_BACKBONE, scales=3)
-    assert (backbone.channels, backbone.stride) == (40 + 80 + 112 + 192, 16)
-    assert (backbone.maps, backbone.inner) == ([3, 4, 5, 6], True)
-    assert backbone.feature_size(64) == (4, 4)
-    found, two = backbone(images), built_in(images)  # the latter at stride 8
-    areas = two[:, :40].unflatten(3, (4, 2)).unflatten(2, (4, 2)).mean(dim=(3, 5))
-    torch.testing.assert_close(found[:, :40], areas)
+def test_inner_stages_of_an_efficientnet(built_in, images):
+    """The last stage at stride 8, both at stride 16."""
+    backbone = load_backbone(BUILT_IN_BACKBONE, inner=True)
+    assert (backbone.channels, backbone.stride) == (40 + 80 + 112, 8)
+    assert (backbone.maps, backbone.inner) == ([3, 4, 5], True)
+    assert backbone.feature_size(64) == (8, 8)
+    found, two = backbone(images), built_in(images)
+    torch.testing.assert_close(found[:, :40], two[:, :40])
+    torch.testing.assert_close(found[:, 120:], two[:, 40:])
     whole = timm.create_model(BUILT_IN_BACKBONE).eval()
     kept = dict(backbone.model.named_parameters()) | dict(backbone.model.named_buffers())
     whole.load_state_dict(kept, strict=False)
     x = whole.bn1(whole.conv_stem((images - backbone.mean) / backbone.std))
-    outputs = []
-    for stage in whole.blocks[:6]:
+    for stage in whole.blocks[:4]:
         x = stage(x)
-        outputs.append(x)
-    torch.testing.assert_close(found[:, 40:120], outputs[3], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found[:, 120:232], outputs[4], atol=1e-4, rtol=1e-4)
-    larger = F.interpolate(outputs[5], size=(4, 4), mode="bilinear", align_corners=True)
-    torch.testing.assert_close(found[:, 232:], larger, atol=1e-4, rtol=1e-4)
+    larger = F.interpolate(x, size=(8, 8), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(found[:, 40:120], larger, atol=1e-4, rtol=1e-4)
 
 
-def test_three_scales_of_another_network_are_the_last_maps(tmp_path):
+def test_a_network_without_inner_stages_gives_its_last_maps(tmp_path):
     model = timm.create_model("resnet18")
     path = save(tmp_path / "resnet.safetensors", model.state_dict())
-    backbone = load_backbone("resnet18", path, scales=3)
-    assert (backbone.channels, backbone.stride, backbone.inner) == (128 + 256 + 512, 16, False)
+    backbone = load_backbone("resnet18", path, inner=True)
+    assert (backbone.channels, backbone.stride, backbone.inner) == (128 + 256, 8, False)
+
+
+def test_maps_of_three_strides_have_the_size_of_the_middle_one(built_in, images):
+    """Models that were saved with them stay readable."""
+    whole = timm.create_model(BUILT_IN_BACKBONE)
+    whole.prune_intermediate_layers([3, 4, 5, 6], prune_norm=True, extra_blocks=True)
+    full = Backbone(BUILT_IN_BACKBONE, whole, [3, 4, 5, 6], inner=True)
+    full.load_state_dict(built_in.state_dict(), strict=False)
+    assert (full.channels, full.stride) == (40 + 80 + 112 + 192, 16)
+    found, two = full(images), built_in(images)
+    areas = two[:, :40].unflatten(3, (4, 2)).unflatten(2, (4, 2)).mean(dim=(3, 5))
+    torch.testing.assert_close(found[:, :40], areas)
 
 
 def test_paper_backbone(tmp_path, paper_model):
@@ -450,4 +458,4 @@ def test_incomplete_weights_from_the_hub_are_refused(hub):
 
 
 def test_public_signature():
-    assert list(inspect.signature(load_backbone).parameters) == ["name", "weights", "scales"]
+    assert list(inspect.signature(load_backbone).parameters) == ["name", "weights", "inner"]

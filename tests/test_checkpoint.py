@@ -82,7 +82,7 @@ def test_a_loaded_model_is_the_saved_one(model, backbone, info, path, no_downloa
 def test_a_backbone_of_inner_stages_is_the_saved_one(tmp_path, no_downloads):
     torch.manual_seed(0)
     save_file(timm.create_model("test_efficientnet").state_dict(), tmp_path / "weights.safetensors")
-    saved = load_backbone("test_efficientnet", tmp_path / "weights.safetensors", scales=3)
+    saved = load_backbone("test_efficientnet", tmp_path / "weights.safetensors", inner=True)
     assert saved.inner
     size = 64
     model = GRAD.from_preset("grad-plus", saved.channels, *saved.feature_size(size)).eval()

@@ -225,9 +225,16 @@ def test_every_option_has_help_a_default_and_comes_back_from_yaml(tmp_path, caps
 
 def test_what_no_data_and_data_mean():
     assert TrainConfig().resolved().preset == "grad-tiny"
-    assert (TrainConfig().resolved().side(), TrainConfig().scales()) == (224, 2)
+    assert (TrainConfig().resolved().side(), TrainConfig().inner_maps()) == (224, False)
     plus = parse(["--data", "x", "--preset", "grad-plus"]).resolved()
-    assert (plus.side(), plus.scales()) == (320, 3)
+    assert (plus.side(), plus.inner_maps()) == (224, True)
+    assert (plus.schedule().decay, plus.schedule().balance) == ("cosine", True)
+    plus = parse(["--preset", "grad-plus", "--balance", "never", "--drops", "3"]).resolved()
+    assert (plus.schedule().decay, plus.schedule().balance) == ("steps", False)
+    plain = TrainConfig().resolved().schedule()
+    assert (plain.decay, plain.drops, plain.balance) == ("steps", None, False)
+    asked = parse(["--balance", "always", "--decay", "cosine"]).resolved().schedule()
+    assert (asked.decay, asked.balance) == ("cosine", True)
     assert parse(["--preset", "grad-plus", "--image-size", "64"]).resolved().side() == 64
     with_data = parse(["--data", "x"]).resolved()
     assert (with_data.preset, with_data.epochs, with_data.batch_size) == ("grad", 100, 64)

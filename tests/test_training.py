@@ -6,7 +6,8 @@ import pytest
 import torch
 from conftest import MapsInMemory, make_features
 
-from grad.batches import Loader, batches, fits
+from grad import training
+from grad.batches import Loader, balanced_batches, batches, fits
 from grad.errors import GradError
 from grad.grids import Grid
 from grad.model import GRAD
@@ -29,6 +30,14 @@ def test_the_defaults_are_the_papers():
     assert Schedule(epochs=16, drops=(9, 3)).milestones == [3, 9]
     assert Schedule(epochs=1).milestones == []
     assert Schedule(epochs=2).milestones == [1]
+    cosine = Schedule(epochs=4, decay="cosine")
+    shares = [1.0, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5]
+    assert [cosine.learning_rates(e)[0] for e in range(4)] == pytest.approx(
+        [1e-3 * share for share in shares]
+    )
+    assert [cosine.learning_rates(e)[1] for e in range(4)] == pytest.approx(
+        [1e-1 * share for share in shares]
+    )
 
 
 def test_the_optimizer_groups_by_type():
@@ -90,6 +99,32 @@ def test_batches_hold_every_image_once(count, size, sizes):
     found = batches(count, size, torch.Generator().manual_seed(0))
     assert [len(batch) for batch in found] == sizes
     assert sorted(i for batch in found for i in batch) == list(range(count))
+
+
+def test_balanced_batches_draw_all_classes_equally_often():
+    classes = ["many"] * 900 + ["few"] * 90 + ["rare"] * 9
+    found = balanced_batches(classes, 16, torch.Generator().manual_seed(0))
+    assert [len(batch) for batch in found] == [16] * 62 + [7]
+    drawn = [classes[i] for batch in found for i in batch]
+    for name in ("many", "few", "rare"):
+        # 333 expected, with a standard deviation of 15
+        assert 273 < drawn.count(name) < 393
+    assert found == balanced_batches(classes, 16, torch.Generator().manual_seed(0))
+
+
+def test_only_a_balanced_schedule_draws_by_class(monkeypatch):
+    asked = []
+
+    def record(classes, size, order):
+        asked.append(list(classes))
+        return batches(len(classes), size, order)
+
+    monkeypatch.setattr(training, "balanced_batches", record)
+    features = make_features()
+    fit(make_model(), features, Schedule(epochs=1, batch_size=4))
+    assert asked == []
+    fit(make_model(), features, Schedule(epochs=2, batch_size=4, balance=True))
+    assert asked == [[sample.class_name for sample in features.samples]] * 2
 
 
 def test_nan_stops_and_names_the_files_of_its_batch():

@@ -7,6 +7,7 @@ that, from the anomaly map to the metrics, is the same for all.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -39,13 +40,7 @@ def train_grad(
     model = GRAD.from_preset(
         channels=channels, height=height, width=width, **config.model_options()
     )
-    schedule = Schedule(
-        epochs=epochs,
-        batch_size=_batch_size(config),
-        drops=config.drop_epochs(),
-        learning_rate=config.learning_rate,
-        grid_learning_rate=config.grid_learning_rate,
-    )
+    schedule = dataclasses.replace(config.schedule(), epochs=epochs)
     return _fit(model, features, schedule, config, device)
 
 

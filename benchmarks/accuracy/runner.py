@@ -78,11 +78,11 @@ class Runner:
 
     def backbone(self, config: TrainConfig) -> Backbone:
         """That of resolved options."""
-        scales = config.scales()
-        if scales not in self._backbones:
-            backbone = load_backbone(config.backbone, config.weights, scales=scales)
-            self._backbones[scales] = backbone.to(self.device)
-        return self._backbones[scales]
+        inner = config.inner_maps()
+        if inner not in self._backbones:
+            backbone = load_backbone(config.backbone, config.weights, inner=inner)
+            self._backbones[inner] = backbone.to(self.device)
+        return self._backbones[inner]
 
     def _run(self, row: Row, config: TrainConfig, settings: dict[str, Any]) -> Result:
         method = METHODS[row.method]
@@ -142,6 +142,9 @@ class Runner:
             defaults = {field.name: field.default for field in dataclasses.fields(ModelSettings)}
             options = config.model_options().items()
             used |= {name: value for name, value in options if value != defaults[name]}
+            schedule = config.schedule()
+            used |= {"balance": True} if schedule.balance else {}
+            used |= {"decay": schedule.decay} if schedule.decay != "steps" else {}
         return used
 
     def _training_features(self, config: TrainConfig, inputs: Inputs) -> Features:
@@ -164,7 +167,7 @@ class Runner:
         return [(name,) for name in classes] if config.separate else [classes]
 
     def _inputs_of(self, config: TrainConfig) -> Inputs:
-        place = (config.scales(), config.side())
+        place = (config.inner_maps(), config.side())
         if place not in self._inputs:
             backbone = self.backbone(config)
             train, test = (

@@ -47,7 +47,7 @@ class OnFeatures:
         self.config = dataclasses.replace(config, precision=choose_precision(self.device))
         self.image_size = config.side()
         self.has_own_size = self.image_size != options.image_size
-        backbone = load_backbone(options.backbone, options.weights, scales=config.scales())
+        backbone = load_backbone(options.backbone, options.weights, inner=config.inner_maps())
         self.backbone = backbone.to(self.device)
         self.model: nn.Module = nn.Module()
 
