@@ -27,7 +27,7 @@ class OnFeatures:
     Args:
         method: which.
         options: what it is given.
-        preset: of GRAD, where it is not the options'; images are then of that preset's own size.
+        preset: of GRAD, where it is not the options'.
     """
 
     def __init__(self, method: Method, options: PeerOptions, preset: Preset | None = None) -> None:
@@ -40,13 +40,12 @@ class OnFeatures:
             epochs=options.epochs,
             batch_size=options.batch_size,
             seed=options.seed,
-            image_size=None if preset else options.image_size,
+            image_size=options.image_size,
             device=options.device,
         ).resolved()
         self.device = config.torch_device()
         self.config = dataclasses.replace(config, precision=choose_precision(self.device))
         self.image_size = config.side()
-        self.has_own_size = self.image_size != options.image_size
         backbone = load_backbone(options.backbone, options.weights, inner=config.inner_maps())
         self.backbone = backbone.to(self.device)
         self.model: nn.Module = nn.Module()
@@ -62,8 +61,7 @@ class OnFeatures:
             train = METHODS[self.method]
             self.model, loss = train(self.config, features, epochs, self.device)
         self.model.eval()
-        size = f", images of {self.image_size} pixels" if self.has_own_size else ""
-        return "" if loss is None else f"{epochs} epochs{size}"
+        return "" if loss is None else f"{epochs} epochs"
 
     def predict(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Our scoring: smoothed map, and the largest mean of a window."""
