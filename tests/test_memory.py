@@ -135,7 +135,7 @@ def test_a_checkpoint_keeps_the_rivals(kind, tmp_path):
     torch.manual_seed(0)
     settings = {"local": kind, "global_": kind, "local_entries": 5, "global_entries": 3}
     model = GRAD.from_preset("grad-tiny", backbone.channels, 2, 2, **settings).eval()
-    info = ModelInfo.of(backbone, image_size=16, classes="a", epochs=1)
+    info = ModelInfo.of(backbone, image_size=16, classes=("a",), epochs=1)
     save_checkpoint(tmp_path / "m.safetensors", model, backbone, info)
     loaded = load_checkpoint(tmp_path / "m.safetensors").model
     assert loaded.settings == model.settings

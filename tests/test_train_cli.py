@@ -173,6 +173,7 @@ def test_ctrl_c_before_training_leaves_nothing(train, tmp_path, monkeypatch):
         (["--epochs", "0"], ["--epochs"]),
         (["--epochs", "many"], ["--epochs", "many"]),
         (["--drops", "a,b"], ["--drops"]),
+        (["--drops", "3", "--decay", "cosine"], ["--drops", "--decay steps"]),
         (["--preset", "huge"], ["--preset", "grad-s"]),
         (["--backbone", "nothing_b9"], ["nothing_b9"]),
         (["--weights", "none.safetensors"], ["none.safetensors"]),
