@@ -68,7 +68,7 @@ class TrainConfig:
     decay: Literal["auto", "steps", "cosine"] = option(
         "auto",
         "How the learning rates fall: to a tenth at --drops, or along a cosine to nothing; "
-        "auto: steps, with grad-plus cosine.",
+        "auto: steps, with grad-plus cosine unless --drops is given.",
     )
     drops: str | None = option(
         None,
