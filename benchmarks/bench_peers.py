@@ -39,7 +39,7 @@ from grad.data import Dataset, find_dataset
 from grad.errors import GradError
 from grad.files import replacing
 from grad.metrics import METRICS
-from grad.model import Preset
+from grad.model import PRESETS, Preset
 from grad.options import exit_code
 
 # Method, and preset where it is not the command line's.
@@ -182,6 +182,11 @@ def _settings(
     used |= {"textures"} if name == "DRAEM" else set()
     used |= {"vit", "vit_weights"} if name == "Dinomaly" else set()
     values = {key: str(value) for key, value in vars(options).items() if key in used}
+    if name in OURS and OURS[name][0] == "grad":
+        # What a preset stands for may change from one version to the next.
+        preset = OURS[name][1] or options.preset
+        values["network"] = str(PRESETS[preset])
+        values["inner_maps"] = str(TrainConfig(preset=preset).inner_maps())
     return {"peer": name, "setting": setting, "data": digest, "backbone": fingerprint, **values}
 
 
