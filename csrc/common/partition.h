@@ -34,10 +34,13 @@ inline Partition forward_rows(int64_t rows, int64_t columns) {
 inline Partition forward_tiles(int64_t rows) { return Partition::of_count(rows, (rows + 255) / 256); }
 
 // Backward by rows: each part sums into a gradient of the grid of its own; all of them together stay
-// below a tenth of the rows' own gradient. Fewer than two: go by columns.
+// below a tenth of the rows' own gradient. A power of two, so that 2, 4 or 8 threads get equal shares.
+// Fewer than two: go by columns.
 inline Partition backward_rows(int64_t rows, int64_t cells) {
-  const int64_t parts = std::min({rows / 512, rows / (10 * cells), int64_t{32}});
-  return Partition::of_count(rows, std::max<int64_t>(parts, 1));
+  const int64_t most = std::min({rows / 512, rows / (10 * cells), int64_t{32}});
+  int64_t parts = 1;
+  while (2 * parts <= most) parts *= 2;
+  return Partition::of_count(rows, parts);
 }
 
 // Backward by columns: a part owns its columns of the grid's gradient, 128 KiB of it; more in large

@@ -12,6 +12,8 @@ struct Corners {
   A slope[kCount][D];  // dw_k / dcoord_j
   bool is_nan;
 
+  Corners() = default;
+
   Corners(const A* coords, const Lattice& lattice) : Corners(locate<A, D>(coords, lattice), lattice) {}
 
   Corners(const Cell<A, D>& cell, const Lattice& lattice) : is_nan(cell.is_nan) {

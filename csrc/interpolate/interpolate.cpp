@@ -8,6 +8,7 @@
 #include <ATen/ops/sort.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -17,6 +18,7 @@
 #include "common/checks.h"
 #include "common/device.h"
 #include "common/partition.h"
+#include "common/write_past_caches.h"
 #include "interpolate/interpolate_host.h"
 
 namespace grad {
@@ -55,11 +57,12 @@ void backward_cpu_by_rows(const InterpolateBackward<T, G>& args, const Partition
                           G* grad_grid, Accumulate<T>* grad_coords) {
   using A = Accumulate<T>;
   const int64_t size = cells * args.columns;
-  std::unique_ptr<A[]> sums(grad_grid ? new A[parts.count() * size]() : nullptr);
+  std::unique_ptr<A[]> sums(grad_grid ? new A[parts.count() * size] : nullptr);
   at::parallel_for(0, parts.count(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
-      interpolate_backward_cpu<D>(args, parts[part], {0, args.columns}, sums ? &sums[part * size] : nullptr,
-                                  grad_coords);
+      A* own = sums ? &sums[part * size] : nullptr;
+      if (own) std::fill_n(own, size, A{0});  // here, so that they are in this thread's cache
+      interpolate_backward_cpu<D>(args, parts[part], {0, args.columns}, own, grad_coords);
     }
   });
   if (grad_grid) {
@@ -103,11 +106,11 @@ void backward_cpu_by_columns(InterpolateBackward<T, G> args, int64_t rows, int64
       interpolate_backward_cpu<D>(args, {0, rows}, columns, sums.get(),
                                   shares ? &shares[part * rows * D] : nullptr);
       for (int64_t cell = 0; sums && cell < cells; ++cell) {
-        for (int64_t c = 0; c < columns.size(); ++c) {
-          store(grad_grid + cell * args.columns + columns.begin + c, sums[cell * columns.size() + c]);
-        }
+        write_past_caches(grad_grid + cell * args.columns + columns.begin, &sums[cell * columns.size()],
+                          columns.size());
       }
     }
+    finish_writes();
   });
   if (grad_coords) sum_parts(shares.get(), parts.count(), rows * D, {0, rows * D}, grad_coords);
 }

@@ -2,6 +2,7 @@
 // which order sums are taken, is decided in interpolate.cpp.
 #include "interpolate/interpolate.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <type_traits>

@@ -6,6 +6,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/matmul.h>
 
+#include <algorithm>
 #include <memory>
 #include <tuple>
 
@@ -99,11 +100,12 @@ void backward_cpu(const ProjectArgs<T, G>& args, const at::Tensor& grad_out, con
   const int64_t weight_size = numel(outputs.grad_weight), bias_size = numel(outputs.grad_bias);
   const int64_t size = grid_size + weight_size + bias_size;
   const Partition parts = backward_rows(grad_out.size(0), args.lattice.cells(D));
-  const std::unique_ptr<A[]> sums(new A[parts.count() * size]());
+  const std::unique_ptr<A[]> sums(new A[parts.count() * size]);
   at::parallel_for(0, parts.count(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
       A* grid = &sums[part * size];
       A* weight = grid + grid_size;
+      std::fill_n(grid, size, A{0});  // here, so that they are in this thread's cache
       const ProjectGradients<T> gradients{data<T>(outputs.grad_hidden), weight_size ? weight : nullptr,
                                           bias_size ? weight + weight_size : nullptr,
                                           grid_size ? grid : nullptr};

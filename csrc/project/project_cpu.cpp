@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "common/partition.h"
 #include "common/types.h"
 
 #define GRAD_KERNELS "project/project_cpu.inl"

@@ -105,11 +105,13 @@ inline void prefetch_row(const T* row, int64_t columns) {
   for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(row + c, kForWriting, 2);
 }
 
-// Calls body(begin, count) for the tiles of some rows.
+// Calls body(begin, count) for the tiles of some rows, nearly equal ones.
 template <typename Body>
 inline void for_tiles(Range rows, Body&& body) {
-  for (int64_t begin = rows.begin; begin < rows.end; begin += kTileRows) {
-    body(begin, static_cast<int>(std::min<int64_t>(kTileRows, rows.end - begin)));
+  const Partition tiles = Partition::of_count(rows.size(), (rows.size() + kTileRows - 1) / kTileRows);
+  for (int64_t tile = 0; tile < tiles.count(); ++tile) {
+    const Range part = tiles[tile];
+    body(rows.begin + part.begin, static_cast<int>(part.size()));
   }
 }
 

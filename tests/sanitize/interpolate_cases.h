@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/partition.h"
+#include "common/write_past_caches.h"
 #include "interpolate/interpolate.h"
 #include "naive.h"
 #include "shapes.h"
@@ -174,11 +175,12 @@ class InterpolateCase {
       sums.fill(0);
       grad::interpolate_backward_cpu<D>(args, {0, rows_}, columns, need_grid ? sums.get() : nullptr,
                                         need_coords ? shares.get() + part * rows_ * D : nullptr);
-      for (int64_t i = 0; i < sums.size(); ++i) {
-        const int64_t cell = i / columns.size(), c = columns.begin + i % columns.size();
-        grad_grid.set(cell * columns_ + c, sums[i]);
+      for (int64_t cell = 0; cell < cells_; ++cell) {
+        grad::write_past_caches(grad_grid.get() + cell * columns_ + columns.begin,
+                                sums.get() + cell * columns.size(), columns.size());
       }
     }
+    grad::finish_writes();
     grad::sum_parts(shares.get(), parts.count(), rows_ * D, {0, rows_ * D}, grad_coords.get());
     if (need_grid) checker_.near("grad_grid by columns", grad_grid, want.grid, columns_);
     if (need_coords && columns_) checker_.near("grad_coords by columns", grad_coords, want.coords, D);
