@@ -5,7 +5,24 @@
 
 constexpr int kTileRows = 256;
 
-// a_j = tanh(<h, W_j> + b_j) for rows [begin, begin + count) of a tile; calls prefetch(i) before row i.
+// Asks for memory while something else is computed, a line of the cache at a time, so that there is always
+// one on its way and never more than the processor can wait for. Lookups take rows in an order that it
+// can't foresee, so the values' rows are asked for while the activations are computed, and those of dh
+// during the lookups. It does no harm to ask for what is not there.
+template <bool kForWriting, typename T>
+inline void prefetch_line(const T* row, int64_t column) {
+  constexpr int kLine = 64 / sizeof(T);  // values in a line
+  if (column % kLine == 0) __builtin_prefetch(row + column, kForWriting, 3);
+}
+
+template <bool kForWriting, typename T>
+inline void prefetch_row(const T* row, int64_t columns) {
+  for (int64_t c = 0; c < columns; c += 64 / sizeof(T)) prefetch_line<kForWriting>(row, c);
+}
+
+constexpr int kRowsAhead = 3;  // of h, on top of what the processor foresees: it stops at each page's end
+
+// a_j = tanh(<h, W_j> + b_j) for rows [begin, begin + count) of a tile; calls prefetch(i, c) at column c.
 template <int D, typename A>
 struct Activations {
   A a[padded<A>(kTileRows * D)] = {};
@@ -15,10 +32,12 @@ struct Activations {
   template <typename T, typename G, typename Prefetch>
   void fill(const ProjectArgs<T, G>& args, int64_t begin, int count, Prefetch&& prefetch) {
     for (int i = 0; i < count; ++i) {
-      prefetch(i);
       const T* hidden = args.hidden + (begin + i) * args.hidden_stride;
+      const T* ahead = hidden + kRowsAhead * args.hidden_stride;
       ColumnSum<A> sums[D];
       for_columns<A>(args.hidden_columns, [&](auto pack, int64_t c) {
+        prefetch(i, c);
+        prefetch_line<false>(ahead, c);
         const auto h = pack.load(hidden + c);
         unrolled<D>([&](auto j) { sums[j].add(h * pack.load(args.weight + j * args.hidden_columns + c)); });
       });
@@ -96,15 +115,6 @@ class Tile {
   bool same_[kTileRows];  // whether a row in this order has the key of the one before
 };
 
-// Asks for a row's memory while something else is computed. Lookups take rows in an order that the
-// processor can't foresee, so the values' rows are asked for while the activations are computed, and
-// those of dh during the lookups: memory is busy all the time.
-template <bool kForWriting, typename T>
-inline void prefetch_row(const T* row, int64_t columns) {
-  constexpr int kLine = 64 / sizeof(T);  // values in a line of the cache
-  for (int64_t c = 0; c < columns; c += kLine) __builtin_prefetch(row + c, kForWriting, 2);
-}
-
 // Calls body(begin, count) for the tiles of some rows, nearly equal ones.
 template <typename Body>
 inline void for_tiles(Range rows, Body&& body) {
@@ -155,7 +165,7 @@ void project_forward(const ProjectArgs<T, G>& args, T* out, int64_t out_stride, 
   Tile<D, A> tile;
   for_tiles(rows, [&](int64_t begin, int count) {
     const auto place = [&](int row) { return out + (begin + row) * out_stride; };
-    const auto prefetch = [&](int row) { prefetch_row<true>(place(row), args.columns); };
+    const auto prefetch = [&](int row, int64_t c) { prefetch_line<true>(place(row), c); };
     tile.fill(args, begin, count, prefetch);
     tile.for_groups(args.lattice, [&](const auto& group, const auto& corners) {
       constexpr int kRows = std::extent_v<std::remove_reference_t<decltype(group)>>;
@@ -175,7 +185,7 @@ void project_backward(const ProjectArgs<T, G>& args, const T* grad_out, int64_t 
   A grad_coords[kTileRows][D];
   for_tiles(rows, [&](int64_t begin, int count) {
     const auto place = [&](int row) { return grad_out + (begin + row) * grad_out_stride; };
-    const auto prefetch = [&](int row) { prefetch_row<false>(place(row), columns); };
+    const auto prefetch = [&](int row, int64_t c) { prefetch_line<false>(place(row), c); };
     tile.fill(args, begin, count, prefetch);
     int prefetched = 0;  // rows of grad_hidden
     tile.for_groups(args.lattice, [&](const auto& group, const auto& corners) {
@@ -219,7 +229,7 @@ template <int D, typename T, typename G>
 void project_coords(const ProjectArgs<T, G>& args, Accumulate<T>* coords, Range rows) {
   Activations<D, Accumulate<T>> a;
   for_tiles(rows, [&](int64_t begin, int count) {
-    a.fill(args, begin, count, [](int) {});
+    a.fill(args, begin, count, [](int, int64_t) {});
     add_jitter<D>(args.jitter, begin, count, a.a, coords + begin * D);
   });
 }
@@ -229,7 +239,7 @@ void project_head_backward(const ProjectArgs<T, G>& args, const Accumulate<T>* g
                            const ProjectGradients<T>& gradients) {
   Activations<D, Accumulate<T>> a;
   for_tiles(rows, [&](int64_t begin, int count) {
-    a.fill(args, begin, count, [](int) {});
+    a.fill(args, begin, count, [](int, int64_t) {});
     for (int i = 0; i < count; ++i) {
       head_backward<D>(args, begin + i, a[i], grad_coords + (begin + i) * D, gradients);
     }
