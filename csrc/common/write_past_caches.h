@@ -2,7 +2,9 @@
 // overwritten, and none is displaced.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "common/scalar.h"
 
@@ -16,14 +18,26 @@ namespace grad {
 template <typename A, typename G>
 inline void write_past_caches(G* out, const A* values, int64_t count) {
 #if defined(__x86_64__)
-  constexpr int kBlock = sizeof(__m128i) / sizeof(G);
+  constexpr int64_t kVector = sizeof(__m128i) / sizeof(G), kBlock = 32 * kVector;
   for (; count > 0 && reinterpret_cast<std::uintptr_t>(out) % sizeof(__m128i) != 0; --count) {
     store(out++, *values++);
   }
-  for (; count >= kBlock; count -= kBlock, out += kBlock, values += kBlock) {
-    alignas(__m128i) G block[kBlock];
-    for (int i = 0; i < kBlock; ++i) store(block + i, values[i]);
-    _mm_stream_si128(reinterpret_cast<__m128i*>(out), _mm_load_si128(reinterpret_cast<__m128i*>(block)));
+  alignas(__m128i) G block[kBlock];
+  while (count >= kVector) {
+    const int64_t size = std::min(count / kVector * kVector, kBlock);
+    const G* source = block;
+    if constexpr (std::is_same_v<A, G>) {
+      source = values;
+    } else {  // many at a time, as the compiler makes vectors of that
+      for (int64_t i = 0; i < size; ++i) store(block + i, values[i]);
+    }
+    for (int64_t i = 0; i < size; i += kVector) {
+      _mm_stream_si128(reinterpret_cast<__m128i*>(out + i),
+                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i)));
+    }
+    out += size;
+    values += size;
+    count -= size;
   }
 #endif
   for (int64_t i = 0; i < count; ++i) store(out + i, values[i]);
