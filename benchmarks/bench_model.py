@@ -289,10 +289,10 @@ class Bench:
 
 def fresh_model(options: argparse.Namespace) -> LoadedModel:
     """A model that has learned nothing, on the backbone's trained weights."""
-    inner = TrainConfig(preset=options.preset).inner_maps()
-    backbone = load_backbone(options.backbone, options.weights, inner=inner)
+    context = TrainConfig(preset=options.preset).context()
+    backbone = load_backbone(options.backbone, options.weights, context=context)
     shape = (backbone.channels, *backbone.feature_size(options.image_size))
-    model = GRAD.from_preset(options.preset, *shape).eval()
+    model = GRAD.from_preset(options.preset, *shape, context=backbone.context).eval()
     info = ModelInfo.of(backbone, image_size=options.image_size, classes=("none",), epochs=0)
     return LoadedModel(model, backbone, info, None)
 

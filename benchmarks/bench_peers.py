@@ -186,7 +186,7 @@ def _settings(
         # What a preset stands for may change from one version to the next.
         preset = OURS[name][1] or options.preset
         values["network"] = str(PRESETS[preset])
-        values["inner_maps"] = str(TrainConfig(preset=preset).inner_maps())
+        values["context"] = str(TrainConfig(preset=preset).context())
     return {"peer": name, "setting": setting, "data": digest, "backbone": fingerprint, **values}
 
 

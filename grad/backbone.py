@@ -1,10 +1,10 @@
 """The frozen backbone: images to feature maps, on any timm model (paper, section 4).
 
 Two maps are taken, at stride 8 and 16; the second is resized to the first, and both are
-concatenated. Of an EfficientNet the inner stages at stride 16 can be taken too. Stages behind the
-last map used are removed. Weights come
-from a file, from the hub that timm reads, or from an installed package; there is never a backbone
-with random weights.
+concatenated. With context a map at stride 32 follows, and of an EfficientNet the inner stages at
+stride 16 are taken too; all are then resized to a grid between strides 8 and 16. Stages behind the
+last map used are removed. Weights come from a file, from the hub that timm reads, or from an
+installed package; there is never a backbone with random weights.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import importlib.util
 import inspect
+import math
 import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -69,7 +70,8 @@ class Backbone(nn.Module):
     Attributes:
         name: timm's name of the model.
         channels: C of the feature map.
-        stride: image pixels per feature pixel.
+        context: how many of these, the last ones, are of the coarsest of three strides.
+        stride: image pixels per feature pixel; with context, of the finest map.
         fingerprint: SHA-256 (hex) over the name, the normalisation and all weights in use; equal
             fingerprints mean equal features.
         note: a sentence where the backbone is not the one that would have been taken first.
@@ -99,9 +101,13 @@ class Backbone(nn.Module):
         self.name = name
         self.note = note
         self.channels: int = sum(entry["num_chs"] for entry in info)
-        # All maps get the size of the finest that is at most twice as fine as the coarsest.
         strides = [entry["reduction"] for entry in info]
-        self.stride: int = min(stride for stride in strides if 2 * stride >= max(strides))
+        # Without context all get the size of the finest that is at most twice as fine as the last.
+        several = len(set(strides)) > 2
+        self.stride: int = min(s for s in strides if several or 2 * s >= max(strides))
+        self.context: int = sum(
+            entry["num_chs"] for entry in info if several and entry["reduction"] == max(strides)
+        )
         self._base = strides.index(self.stride)
         self.maps = list(maps)
         self.inner = inner
@@ -120,6 +126,9 @@ class Backbone(nn.Module):
 
     def feature_size(self, image_size: int) -> tuple[int, int]:
         """(H, W) of the feature map of square images, such as (28, 28) for 224 at stride 8.
+
+        With context it is the size that a stride between those of the two finest maps would give
+        (8 times the root of 2), such as (28, 28) for 320.
 
         Raises:
             GradError: the model can't take images of that size.
@@ -145,8 +154,8 @@ class Backbone(nn.Module):
             images: (B, 3, H, W), floating point in [0, 1]; normalised here.
 
         Returns:
-            (B, C, H / stride, W / stride) in channels_last memory, C the channels of the first map,
-            then those of the second, and so on.
+            (B, C, H', W') in channels_last memory, C the channels of the first map, then those of
+            the second, and so on; H' and W' as of :meth:`feature_size`.
         """
         images = (images - self.mean) / self.std
         images = images.to(self.dtype, memory_format=torch.channels_last)
@@ -158,21 +167,23 @@ class Backbone(nn.Module):
             **_inner_option(self.inner),
         )
         height, width = maps[self._base].shape[-2:]
+        if self.context:
+            height, width = (max(1, round(side / math.sqrt(2))) for side in (height, width))
         maps = [_resized(m, height, width) for m in maps]
         return torch.cat(maps, dim=1).contiguous(memory_format=torch.channels_last)
 
 
 def _resized(maps: Tensor, height: int, width: int) -> Tensor:
-    """Means of areas where a map becomes smaller, bilinear where it becomes larger."""
+    """Means of areas where a map becomes half as large or smaller, else bilinear."""
     if maps.shape[-2:] == (height, width):
         return maps
-    if maps.shape[-2] > height:
+    if maps.shape[-2] >= 2 * height:
         return F.adaptive_avg_pool2d(maps, (height, width))
     return F.interpolate(maps, size=(height, width), mode="bilinear", align_corners=True)
 
 
 def load_backbone(
-    name: str | None = None, weights: Path | None = None, *, inner: bool = False
+    name: str | None = None, weights: Path | None = None, *, context: bool = False
 ) -> Backbone:
     """A backbone with trained weights.
 
@@ -181,7 +192,8 @@ def load_backbone(
     Without a name the default is ``tf_efficientnet_b4``, and the built-in
     ``tf_efficientnet_lite0`` where its weights can't be had; ``note`` then says so.
 
-    The maps used are the last at stride 8 and the last at stride 16. Models without a map at stride
+    The maps used are the last at stride 8 and the last at stride 16; with ``context`` the first at
+    stride 32 too, and of an EfficientNet all stages at stride 16. Models without a map at stride
     8 give the last map at the finest stride above 8 and at the next; models of a single scale, such
     as vision transformers, the output of their last block.
 
@@ -191,22 +203,22 @@ def load_backbone(
         weights: a safetensors file or a PyTorch state dict (loaded without running any code) under
             timm's names, with or without the classifier; an EfficientNet may also have the names of
             the original port (``efficientnet-b4-6ed6700e.pth``). float16 is widened.
-        inner: whether to use also, of an EfficientNet, the inner stages at stride 16.
+        context: whether to use more maps, of what lies around a pixel.
 
     Raises:
         GradError: an unknown model or one without feature maps; weights that can't be had, don't
             fit, or are no weights.
     """
     if name is not None or weights is not None:
-        return _load(DEFAULT_BACKBONE if name is None else name, weights, inner, note=None)
+        return _load(DEFAULT_BACKBONE if name is None else name, weights, context, note=None)
     try:
-        return _load(DEFAULT_BACKBONE, None, inner, note=None)
+        return _load(DEFAULT_BACKBONE, None, context, note=None)
     except _WeightsUnavailable as error:
         note = (
             f"The backbone is the built-in {BUILT_IN_BACKBONE}, because the weights of "
             f"{DEFAULT_BACKBONE} can't be had ({error.reason}); --weights FILE gives them."
         )
-        return _load(BUILT_IN_BACKBONE, None, inner, note)
+        return _load(BUILT_IN_BACKBONE, None, context, note)
 
 
 def restore_backbone(
@@ -246,7 +258,7 @@ class _WeightsUnavailable(GradError):
         )
 
 
-def _load(name: str, weights: Path | None, inner: bool, note: str | None) -> Backbone:
+def _load(name: str, weights: Path | None, context: bool, note: str | None) -> Backbone:
     if not timm.is_model(name):
         close = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(close)}?" if close else "timm.list_models() lists them."
@@ -260,7 +272,7 @@ def _load(name: str, weights: Path | None, inner: bool, note: str | None) -> Bac
     file = _package_weights(name) if weights is None else Path(weights).expanduser()
     tensors = None if file is None else _read_weights(file)
     model = _download(name) if tensors is None else _create(name, pretrained=False)
-    chosen, counts_stages = _choose_maps(name, model, inner)
+    chosen, counts_stages = _choose_maps(name, model, context)
     maps = _prune(model, chosen, counts_stages)
     if tensors is not None:
         _fill(model, tensors, name, f"--weights {weights}" if weights else f"The file {file}")
@@ -303,20 +315,20 @@ def _stages(model: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _choose_maps(name: str, model: Any, inner: bool) -> tuple[list[int], bool]:
+def _choose_maps(name: str, model: Any, context: bool) -> tuple[list[int], bool]:
     """The last map at each of the two finest strides from 8 on.
 
-    With the inner ones of an EfficientNet: the last stage at stride 8 and all at stride 16; the
-    second value then says that stages are counted.
+    With context also at the third; of an EfficientNet from the last stage at stride 8 to the first
+    at stride 32, and the second value then says that stages are counted.
     """
     last = {entry["reduction"]: index for index, entry in enumerate(_feature_info(model))}
-    strides = sorted(stride for stride in last if stride >= 8)[:2]
+    strides = sorted(stride for stride in last if stride >= 8)[: 3 if context else 2]
     if not strides or not hasattr(model, "forward_intermediates"):
         raise GradError(f"--backbone {name} has no feature maps that timm gives out: take another.")
     counts_stages = "extra_blocks" in inspect.signature(model.forward_intermediates).parameters
-    if inner and strides == [8, 16] and counts_stages:
+    if strides == [8, 16, 32] and counts_stages:
         at = [entry["reduction"] for entry in _stages(model)]
-        return list(range(at.index(16) - 1, at.index(32))), True
+        return list(range(at.index(16) - 1, at.index(32) + 1)), True
     return [last[stride] for stride in strides], False
 
 

@@ -33,6 +33,7 @@ DEMO_DEFAULTS: dict[str, Any] = {
     "image_size": 224,
 }
 DEFAULTS: dict[str, Any] = {"preset": "grad", "epochs": 100, "batch_size": 64, "image_size": 224}
+PLUS_IMAGE_SIZE = 320  # of the preset grad-plus, where none is given
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,8 @@ class TrainConfig:
         if self.data is None and self.weights is not None:
             defaults = {**defaults, "backbone": None}  # weights alone mean the default backbone
         missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
+        if "image_size" in missing and (self.preset or missing["preset"]) == "grad-plus":
+            missing["image_size"] = PLUS_IMAGE_SIZE
         return dataclasses.replace(self, **missing)
 
     def side(self) -> int:
@@ -214,8 +217,8 @@ class TrainConfig:
         """``--tile`` and ``--overlap``; None for whole images."""
         return tiling_of(self.tile, self.overlap)
 
-    def inner_maps(self) -> bool:
-        """Whether the preset takes the backbone's inner stages too."""
+    def context(self) -> bool:
+        """Whether the preset takes more of the backbone's maps, as context."""
         return self.preset == "grad-plus"
 
     def schedule(self) -> Schedule:

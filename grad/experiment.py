@@ -84,7 +84,7 @@ def _run(config: TrainConfig, device: torch.device, console: Console) -> Path:
         if device.type == "cpu":
             keep_freed_memory()
         backbone = distributed.main_first(
-            lambda: load_backbone(config.backbone, config.weights, inner=config.inner_maps())
+            lambda: load_backbone(config.backbone, config.weights, context=config.context())
         )
         backbone = backbone.to(device)
         if backbone.note:
@@ -257,7 +257,11 @@ def _make_model(job: _Run) -> GRAD:
     config = job.config
     height, width = job.backbone.feature_size(config.side())
     return GRAD.from_preset(
-        channels=job.backbone.channels, height=height, width=width, **config.model_options()
+        channels=job.backbone.channels,
+        height=height,
+        width=width,
+        context=job.backbone.context,
+        **config.model_options(),
     )
 
 

@@ -71,7 +71,7 @@ def optimise(pipeline: Pipeline, device: torch.device, precision: Precision) -> 
     """
     settings, size = pipeline.model.settings, pipeline.image_size
     image = torch.zeros(1, 3, size, size)
-    inputs = 2 * settings.channels if settings.parts == "local+global" else settings.channels
+    inputs = 2 * settings.rebuilt if settings.parts == "local+global" else settings.rebuilt
     values = torch.zeros(1, inputs, settings.height, settings.width)
     values = values.to(memory_format=torch.channels_last)
     backbone = fold_batch_norms(pipeline.backbone, image)

@@ -45,6 +45,8 @@ class ModelSettings:
     Args:
         preset: size of the fusion network, a key of ``PRESETS``.
         channels, height, width: C, H and W of the feature maps.
+        context: how many of the channels, the last ones, are not rebuilt but only measured (with
+            statistics).
         parts: which perspectives there are, local and global.
         local, global_: how each looks up: in a grid, or in a memory of K entries.
         local_dims, local_resolution: the local grid's number of axes (1 to 4) and cells along each.
@@ -65,6 +67,7 @@ class ModelSettings:
     channels: int
     height: int
     width: int
+    context: int = 0
     parts: Parts = "local+global"
     local_dims: int = 2
     local_resolution: int = 8
@@ -102,10 +105,22 @@ class ModelSettings:
         for name in ("channels", "height", "width", *counts):
             if getattr(self, name) < 1:
                 raise GradError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if not 0 <= self.context < self.channels:
+            raise GradError(
+                f"context must be below {self.channels} channels, and not below 0; "
+                f"got {self.context}"
+            )
+        if self.context and not self.statistics:
+            raise GradError("context needs statistics; without them it must be 0")
         try:
             Jitter(self.jitter_probability, self.jitter_std)
         except ValueError as error:
             raise GradError(str(error)) from None
+
+    @property
+    def rebuilt(self) -> int:
+        """Channels of which the model gives the normal version."""
+        return self.channels - self.context
 
 
 class ResidualBlock(nn.Module):
@@ -158,7 +173,7 @@ class GRAD(nn.Module):
         self.global_ = global_
         self.fusion = fusion
         s = settings
-        self.statistics = Statistics(s.channels) if s.statistics else None
+        self.statistics = Statistics(s.channels, s.context) if s.statistics else None
         self.jitter = (
             None if s.jitter == "off" else Jitter(s.jitter_probability, s.jitter_std, s.jitter)
         )
@@ -178,8 +193,8 @@ class GRAD(nn.Module):
         s = ModelSettings(preset, channels, height, width, **options)  # type: ignore[arg-type]
         local = None if s.parts == "global" else _local_part(s)
         global_ = None if s.parts == "local" else _global_part(s)
-        inputs = 2 * channels if s.parts == "local+global" else channels
-        model = cls(s, local, global_, fusion_network(inputs, channels, *PRESETS[preset]))
+        inputs = 2 * s.rebuilt if s.parts == "local+global" else s.rebuilt
+        model = cls(s, local, global_, fusion_network(inputs, s.rebuilt, *PRESETS[preset]))
         for module in model.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):
                 nn.init.normal_(module.weight, std=0.01)
@@ -198,13 +213,13 @@ class GRAD(nn.Module):
 
         Returns:
             (B, C, H, W), channels_last; in the autocast dtype under autocast. Of the standardised
-            features where the model has statistics.
+            features where the model has statistics, without those that are context.
 
         Raises:
             ValueError: if C, H, W are not those that the model was made for.
         """
         self._check_shape(features)
-        return self._predict(self._standardised(features), jitter_state)[0]
+        return self._predict(self._standardised(features)[0], jitter_state)[0]
 
     def loss_and_score(
         self, features: Tensor, jitter_state: Tensor | None = None
@@ -223,14 +238,15 @@ class GRAD(nn.Module):
         """
         self._check_shape(features)
         batch, _, height, width = features.shape
-        features = self._standardised(features)
+        features, context = self._standardised(features)
         prediction, lookup_loss = self._predict(features, jitter_state)
         prediction = to_rows(prediction)
         rows = to_rows(features).to(prediction.dtype)
         mode = "none" if self.statistics is not None else self.settings.refine
         loss, score = ops.refine(rows, prediction, mode=mode)
         if self.statistics is not None and not self.training:
-            score = self.statistics.distance(rows, prediction)
+            shape = (batch, height, width, -1)
+            score = self.statistics.distance(rows.view(shape), prediction.view(shape), context)
         return loss + lookup_loss, score.view(batch, height, width)
 
     def coordinates(self, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -247,7 +263,7 @@ class GRAD(nn.Module):
             ValueError: if C, H, W are not those that the model was made for.
         """
         self._check_shape(features)
-        features = self._standardised(features)
+        features, _ = self._standardised(features)
         local = global_ = None
         if isinstance(self.local, LocalPart):
             hidden = self.local.hidden(to_rows(features))  # (B*H*W, C)
@@ -257,8 +273,14 @@ class GRAD(nn.Module):
             global_ = self.global_.coords(features)
         return local, global_
 
-    def _standardised(self, features: Tensor) -> Tensor:
-        return features if self.statistics is None else self.statistics.standardise(features)
+    def _standardised(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> what is rebuilt, and context, (B, H, W, c)."""
+        if self.statistics is not None:
+            features = self.statistics.standardise(features)
+        if self.settings.context == 0:
+            return features, features.new_empty(0, 0, 0, 0)
+        rebuilt, context = features.split([self.settings.rebuilt, self.settings.context], dim=1)
+        return rebuilt.contiguous(memory_format=torch.channels_last), context.permute(0, 2, 3, 1)
 
     def _predict(self, features: Tensor, jitter_state: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, C, H, W) -> the normal version, and what the lookups add to the training loss."""
@@ -301,15 +323,15 @@ class GRAD(nn.Module):
 
 def _local_part(s: ModelSettings) -> LocalPart | MemoryPart:
     if s.local == "grid":
-        return LocalPart(s.channels, s.local_dims, s.local_resolution)
-    return MemoryPart(s.local, s.local_entries, s.channels, s.channels)
+        return LocalPart(s.rebuilt, s.local_dims, s.local_resolution)
+    return MemoryPart(s.local, s.local_entries, s.rebuilt, s.rebuilt)
 
 
 def _global_part(s: ModelSettings) -> GlobalPart | MemoryPart:
     pixels = s.height * s.width
     if s.global_ == "grid":
-        return GlobalPart(s.channels, pixels, s.global_dims, s.global_resolution)
-    return MemoryPart(s.global_, s.global_entries, s.channels, pixels * s.channels)
+        return GlobalPart(s.rebuilt, pixels, s.global_dims, s.global_resolution)
+    return MemoryPart(s.global_, s.global_entries, s.rebuilt, pixels * s.rebuilt)
 
 
 def to_rows(maps: Tensor) -> Tensor:

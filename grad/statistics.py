@@ -2,8 +2,9 @@
 
 The paper compares features as they come: channels of large values decide, and directions in which
 good images vary a lot count as much as those in which they never vary. :class:`Statistics`
-standardises each channel before the model and measures residuals by the Mahalanobis distance after
-it. Its values are buffers, so that they lie in the model's file.
+standardises each channel before the model, and measures residuals after it by the Gaussian that
+belongs to a pixel's place and its image's class. It does the same with features that are context
+and not rebuilt. All its values are buffers, so that they lie in the model's file.
 """
 
 from __future__ import annotations
@@ -15,56 +16,90 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grad.features import Features
+from grad.places import Places, chosen, whitening
 
 _BATCH = 16  # images measured at once
-_RIDGE = 0.1  # share of the mean variance added to each variance of the residuals
 _SMALLEST = 1e-6  # deviation below which a channel counts as constant
 
 
 class Statistics(nn.Module):
-    """Mean and deviation of each channel, and a whitening of the residuals of good images.
+    """Mean and deviation of each channel, and what residuals and context of good images are like.
 
-    Until it has measured something it changes nothing: mean 0, deviation 1, no whitening.
+    Until it has measured something it changes nothing: mean 0, deviation 1, plain distances.
 
     Args:
         channels: C.
+        context: c, how many of them, the last ones, are not rebuilt.
 
     Attributes:
         mean, deviation: (C,) of the features.
-        whitening: (C, C); a residual (1, C) times it has about unit variance in each direction.
+        centre: (G, C), where the images of each class lie: standardised features' means over the
+            image.
+        spread: (C, C), directions in which images of one class differ, as a whitening.
+        residuals: the Gaussians of residuals, C - c channels.
+        context: the Gaussians of standardised features, c channels; None where there is none.
     """
 
     mean: Tensor
     deviation: Tensor
-    whitening: Tensor
+    centre: Tensor
+    spread: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, context: int = 0) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("deviation", torch.ones(channels))
-        self.register_buffer("whitening", torch.eye(channels))
+        self.register_buffer("centre", torch.zeros(0, channels))
+        self.register_buffer("spread", torch.eye(channels))
+        self.residuals = Places(channels - context)
+        self.context = Places(context) if context else None
 
     def standardise(self, features: Tensor) -> Tensor:
         """(B, C, H, W) -> the same with mean 0 and deviation 1 in each channel; dtype kept."""
-        mean, deviation = self.mean[:, None, None], self.deviation[:, None, None]
-        return ((features.float() - mean) / deviation).to(features.dtype)
+        scale = 1 / self.deviation[:, None, None]
+        shift = -self.mean[:, None, None] * scale
+        return torch.addcmul(shift, features, scale).to(features.dtype)
 
-    def distance(self, features: Tensor, prediction: Tensor) -> Tensor:
+    def distance(self, features: Tensor, prediction: Tensor, context: Tensor) -> Tensor:
         """How far standardised features are from their normal version.
 
-        The Mahalanobis distance of the residual, divided by sqrt(C), times 1 - cosine similarity.
+        The Mahalanobis distance of the residual times 1 - cosine similarity, and times the
+        Mahalanobis distance of the context; each by the Gaussians of the class that the image
+        looks most like, so that nobody has to name the class.
 
         Args:
-            features, prediction: (N, C), any floating dtype.
+            features, prediction: (B, H, W, C - c), any floating dtype.
+            context: (B, H, W, c).
 
         Returns:
-            (N,) float32.
+            (B, H, W) float32.
         """
-        features, prediction = features.float(), prediction.float()
+        kind = self.nearest(features, context)
+        features = features.to(prediction.dtype)
+        different = 1 - F.cosine_similarity(features.float(), prediction.float(), dim=3)
         with torch.autocast(features.device.type, enabled=False):
-            whitened = (features - prediction) @ self.whitening
-        different = 1 - F.cosine_similarity(features, prediction, dim=1)
-        return whitened.square().mean(dim=1).sqrt() * different
+            distance = self.residuals.distance(features - prediction, kind) * different
+            if self.context is not None:
+                context = context.to(prediction.dtype)
+                distance = distance * self.context.distance(context, kind)
+        return distance
+
+    def nearest(self, features: Tensor, context: Tensor) -> Tensor:
+        """The class that each image looks most like: the nearest centre, Mahalanobis.
+
+        Args:
+            features, context: as in :meth:`distance`.
+
+        Returns:
+            (B,) int64, from 0 to G - 1; 0 where nothing was measured.
+        """
+        if len(self.centre) == 0:
+            return torch.zeros(len(features), dtype=torch.int64, device=features.device)
+        means = [part.float().mean(dim=(1, 2)) for part in (features, context) if part.numel()]
+        with torch.autocast(features.device.type, enabled=False):
+            images, centres = torch.cat(means, dim=1) @ self.spread, self.centre @ self.spread
+            # |x - c|^2 without |x|^2, which is the same for all classes.
+            return (centres.square().sum(dim=1) - 2 * images @ centres.T).argmin(dim=1)
 
     def measure_features(self, features: Features) -> None:
         """Set mean and deviation to those of good images."""
@@ -75,7 +110,7 @@ class Statistics(nn.Module):
         self.deviation[self.deviation < _SMALLEST] = 1.0
 
     def measure_residuals(self, predict: Callable[[Tensor], Tensor], features: Features) -> None:
-        """Set the whitening to that of the residuals of good images.
+        """Set everything else to what residuals and context of good images are like.
 
         Args:
             predict: feature maps to the normal version of the standardised ones; in evaluation
@@ -83,15 +118,59 @@ class Statistics(nn.Module):
             features: of good images.
         """
 
-        def residuals() -> Iterator[Tensor]:
-            for maps in _batches(features, self.mean.device):
-                yield _rows(self.standardise(maps) - predict(maps).float())
+        def residuals(some: Features) -> Iterator[Tensor]:
+            for maps in _batches(some, self.mean.device):
+                prediction = predict(maps).float()
+                yield self.standardise(maps)[:, : prediction.shape[1]] - prediction
 
-        mean, covariance = _moments(residuals())
-        second = covariance + torch.outer(mean, mean)  # about 0, where a perfect prediction is
-        variances, directions = torch.linalg.eigh(second)
-        floor = _RIDGE * variances.mean().clamp_min(_SMALLEST)
-        self.whitening.copy_(directions / (variances.clamp_min(0) + floor).sqrt())
+        def context(some: Features) -> Iterator[Tensor]:
+            for maps in _batches(some, self.mean.device):
+                yield self.standardise(maps)[:, rebuilt:]
+
+        rebuilt = len(self.residuals.whitening)
+        self._measure_classes(features)
+        _measure(self.residuals, residuals, features)
+        if self.context is not None:
+            _measure(self.context, context, features)
+
+    def _measure_classes(self, features: Features) -> None:
+        """Where the images of each class lie, and in which directions they differ."""
+        images = [
+            torch.cat(
+                [self.standardise(m).mean(dim=(2, 3)) for m in _batches(some, self.mean.device)]
+            )
+            for some in _some_of_each_class(features)
+        ]
+        self.centre = torch.stack([means.mean(dim=0) for means in images])
+        within = torch.cat([m - c for m, c in zip(images, self.centre, strict=True)])
+        self.spread.copy_(whitening(within.T @ within / len(within)))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *rest: object
+    ) -> None:
+        """Take the number of classes from the values that come."""
+        if prefix + "centre" in state_dict:
+            self.centre = self.centre.new_zeros(state_dict[prefix + "centre"].shape)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _measure(
+    places: Places, values: Callable[[Features], Iterator[Tensor]], features: Features
+) -> None:
+    """Measure what ``values`` makes of features, (B, C, H, W) batch by batch."""
+    mean, covariance = _moments(_rows(maps) for maps in values(features))
+    classes = (
+        torch.cat([maps.permute(0, 2, 3, 1).half() for maps in values(some)])
+        for some in _some_of_each_class(features)
+    )
+    places.measure((covariance + torch.outer(mean, mean)).float(), classes)
+
+
+def _some_of_each_class(features: Features) -> Iterator[Features]:
+    """Those that the Gaussians of a class are measured on, class by class."""
+    for name in sorted({sample.class_name for sample in features.samples}):
+        mine = features.of_classes([name])
+        yield mine.subset(chosen(len(mine)))
 
 
 def _batches(features: Features, device: torch.device) -> Iterator[Tensor]:

@@ -189,6 +189,23 @@ def make_features(count=9, seed=0, *, shape=(6, 3, 3), broken=None, class_name="
     return Features(samples, (), (MapsInMemory(maps),), tuple((0, i) for i in range(count)))
 
 
+def measure_statistics(model, classes=("a", "b")):
+    """Give a model with statistics those of random features, of another mean in each class."""
+    s = model.settings
+    generator = torch.Generator().manual_seed(0)
+    maps, samples = [], []
+    for number, name in enumerate(classes):
+        mean = number + torch.randn(s.height, s.width, s.channels, generator=generator)
+        for _ in range(9):
+            maps.append(mean + torch.randn(mean.shape, generator=generator))
+            samples.append(Sample(Path(f"{len(samples)}.png"), name, "train"))
+    places = tuple((0, i) for i in range(len(samples)))
+    features = Features(tuple(samples), (), (MapsInMemory(torch.stack(maps)),), places)
+    model.eval().statistics.measure_features(features)
+    with torch.no_grad():
+        model.statistics.measure_residuals(model, features)
+
+
 def error_of(capsys):
     """What a command wrote to stderr: one sentence."""
     captured = capsys.readouterr()

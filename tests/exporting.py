@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from conftest import measure_statistics
 from PIL import Image
 
 from grad.backbone import Backbone
@@ -32,6 +33,8 @@ def make_model(backbone: Backbone, classes=("bottle", "Schraube ä"), **options)
     model = GRAD.from_preset("grad-tiny", *shape, **options)
     for _ in range(2):  # give batch normalisation statistics of its own
         model.train()(torch.randn(4, *shape))
+    if model.statistics is not None:
+        measure_statistics(model)
     images = torch.from_numpy(noise(8, SIZE, SIZE)).permute(0, 3, 1, 2) / 255.0
     with torch.no_grad():
         maps, scores = Pipeline(backbone, model, SIZE)(images)

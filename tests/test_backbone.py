@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from grad import backbone as module
-from grad.backbone import BUILT_IN_BACKBONE, DEFAULT_BACKBONE, Backbone, load_backbone
+from grad.backbone import BUILT_IN_BACKBONE, DEFAULT_BACKBONE, load_backbone
 from grad.errors import GradError
 
 SMALL = "test_resnet"  # a model of timm with 0.5 million parameters
@@ -155,42 +155,41 @@ def test_fingerprint_tells_weights_and_names_apart(built_in, tmp_path):
 # Which maps of which models
 
 
-def test_inner_stages_of_an_efficientnet(built_in, images):
-    """The last stage at stride 8, both at stride 16."""
-    backbone = load_backbone(BUILT_IN_BACKBONE, inner=True)
-    assert (backbone.channels, backbone.stride) == (40 + 80 + 112, 8)
-    assert (backbone.maps, backbone.inner) == ([3, 4, 5], True)
-    assert backbone.feature_size(64) == (8, 8)
-    found, two = backbone(images), built_in(images)
-    torch.testing.assert_close(found[:, :40], two[:, :40])
-    torch.testing.assert_close(found[:, 120:], two[:, 40:])
+def bilinear(maps, side):
+    return F.interpolate(maps, size=(side, side), mode="bilinear", align_corners=True)
+
+
+def test_context_of_an_efficientnet(built_in, images):
+    """The last stage at stride 8, both at 16 and the first at 32, between strides 8 and 16."""
+    backbone = load_backbone(BUILT_IN_BACKBONE, context=True)
+    assert (backbone.channels, backbone.context) == (40 + 80 + 112 + 192, 192)
+    assert (backbone.maps, backbone.inner, backbone.stride) == ([3, 4, 5, 6], True, 8)
+    assert [backbone.feature_size(side)[0] for side in (64, 224, 320)] == [6, 20, 28]
+    found = backbone(images)
     whole = timm.create_model(BUILT_IN_BACKBONE).eval()
     kept = dict(backbone.model.named_parameters()) | dict(backbone.model.named_buffers())
     whole.load_state_dict(kept, strict=False)
-    x = whole.bn1(whole.conv_stem((images - backbone.mean) / backbone.std))
-    for stage in whole.blocks[:4]:
+    x, stages = whole.bn1(whole.conv_stem((images - backbone.mean) / backbone.std)), []
+    for stage in whole.blocks[:6]:
         x = stage(x)
-    larger = F.interpolate(x, size=(8, 8), mode="bilinear", align_corners=True)
-    torch.testing.assert_close(found[:, 40:120], larger, atol=1e-4, rtol=1e-4)
+        stages.append(x)
+    expected = torch.cat([bilinear(stage, 6) for stage in stages[2:6]], dim=1)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_network_without_inner_stages_gives_its_last_maps(tmp_path):
-    model = timm.create_model("resnet18")
-    path = save(tmp_path / "resnet.safetensors", model.state_dict())
-    backbone = load_backbone("resnet18", path, inner=True)
-    assert (backbone.channels, backbone.stride, backbone.inner) == (128 + 256, 8, False)
+def test_context_of_another_network_is_its_third_map(tmp_path, images):
+    path = save(tmp_path / "resnet.safetensors", timm.create_model("resnet18").state_dict())
+    backbone = load_backbone("resnet18", path, context=True)
+    assert (backbone.channels, backbone.context, backbone.inner) == (128 + 256 + 512, 512, False)
+    found, two = backbone(images), load_backbone("resnet18", path)
+    assert two.context == 0
+    torch.testing.assert_close(found[:, :128], bilinear(two(images)[:, :128], 6))
 
 
-def test_maps_of_three_strides_have_the_size_of_the_middle_one(built_in, images):
-    """Models that were saved with them stay readable."""
-    whole = timm.create_model(BUILT_IN_BACKBONE)
-    whole.prune_intermediate_layers([3, 4, 5, 6], prune_norm=True, extra_blocks=True)
-    full = Backbone(BUILT_IN_BACKBONE, whole, [3, 4, 5, 6], inner=True)
-    full.load_state_dict(built_in.state_dict(), strict=False)
-    assert (full.channels, full.stride) == (40 + 80 + 112 + 192, 16)
-    found, two = full(images), built_in(images)
-    areas = two[:, :40].unflatten(3, (4, 2)).unflatten(2, (4, 2)).mean(dim=(3, 5))
-    torch.testing.assert_close(found[:, :40], areas)
+def test_a_network_of_one_scale_has_no_context(tmp_path):
+    path = save(tmp_path / "vit.safetensors", random_model("test_vit").state_dict())
+    backbone = load_backbone("test_vit", path, context=True)
+    assert (backbone.context, backbone.feature_size(224)) == (0, (14, 14))
 
 
 def test_paper_backbone(tmp_path, paper_model):
@@ -458,4 +457,4 @@ def test_incomplete_weights_from_the_hub_are_refused(hub):
 
 
 def test_public_signature():
-    assert list(inspect.signature(load_backbone).parameters) == ["name", "weights", "inner"]
+    assert list(inspect.signature(load_backbone).parameters) == ["name", "weights", "context"]

@@ -79,18 +79,20 @@ def test_a_loaded_model_is_the_saved_one(model, backbone, info, path, no_downloa
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_backbone_of_inner_stages_is_the_saved_one(tmp_path, no_downloads):
+def test_a_backbone_with_context_is_the_saved_one(tmp_path, no_downloads):
     torch.manual_seed(0)
     save_file(timm.create_model("test_efficientnet").state_dict(), tmp_path / "weights.safetensors")
-    saved = load_backbone("test_efficientnet", tmp_path / "weights.safetensors", inner=True)
-    assert saved.inner
-    size = 64
-    model = GRAD.from_preset("grad-plus", saved.channels, *saved.feature_size(size)).eval()
+    saved = load_backbone("test_efficientnet", tmp_path / "weights.safetensors", context=True)
+    assert saved.context
+    size, context = 64, saved.context
+    shape = saved.channels, *saved.feature_size(size)
+    model = GRAD.from_preset("grad-plus", *shape, context=context).eval()
     info = ModelInfo.of(saved, image_size=size, classes=("a",), epochs=1)
     save_checkpoint(tmp_path / "model.safetensors", model, saved, info)
     loaded = load_checkpoint(tmp_path / "model.safetensors")
     images = torch.rand(2, 3, size, size)
     assert torch.equal(loaded.backbone(images), saved(images))
+    assert loaded.model.settings.context == context
 
 
 def test_loading_draws_no_random_numbers(path):

@@ -97,7 +97,7 @@ KINDS = {
     "local alone": {"parts": "local"},
     "global alone": {"parts": "global"},
     "memories": {"local": "vq", "global_": "attention"},
-    "statistics": {"statistics": True},
+    "statistics": {"statistics": True, "context": 2},
     "compiled": {},
 }
 

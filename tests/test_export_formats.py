@@ -83,6 +83,15 @@ def test_large_grids_in_onnx_runtime(backbone, tmp_path):
     assert_runs_like_its_graph(write(make_model(backbone, **options), tmp_path, "onnx"))
 
 
+@pytest.mark.parametrize("name", ["onnx", "openvino", "torch"])
+def test_statistics_and_context(backbone, tmp_path, name):
+    if name == "openvino":
+        pytest.importorskip("openvino", reason="the extra `export` is not installed")
+    assert_runs_like_its_graph(
+        write(make_model(backbone, statistics=True, context=10), tmp_path, name)
+    )
+
+
 def test_onnx_without_resize_in_another_opset(backbone, tmp_path):
     options = {"parts": "global", "global_dims": 3, "global_resolution": 3}
     file = write(make_model(backbone, **options), tmp_path, "onnx", opset=20, resize="none")

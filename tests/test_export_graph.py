@@ -72,6 +72,7 @@ OPTIONS = [
     {"parts": "global", "global_dims": 1, "global_resolution": 3, "refine": "cosine"},
     {"local_dims": 3, "global_dims": 3, "global_resolution": 2, "refine": "mse"},
     {"local_dims": 1, "global_dims": 4, "global_resolution": 2},
+    {"statistics": True, "context": 10},
 ]
 
 

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 import torch
-from conftest import assert_near
+from conftest import assert_near, measure_statistics
 from tiny_model import SIZE, make_run
 from torch import nn
 
@@ -58,6 +58,7 @@ KINDS = [
     {"preset": "grad-tiny", "parts": "global"},
     {"preset": "grad-tiny", "local": "vq", "global_": "attention"},
     {"preset": "grad-plus"},
+    {"preset": "grad-plus", "context": 10},
 ]
 
 
@@ -66,6 +67,8 @@ KINDS = [
 def test_every_kind_of_model(loaded, device, kind, precision, tolerance):
     torch.manual_seed(0)
     model = GRAD.from_preset(kind["preset"], *_shape(loaded), **_options(kind)).eval()
+    if "context" in kind:
+        measure_statistics(model)
     with torch.inference_mode():
         expected = Pipeline(loaded.backbone, model, SIZE)(IMAGES)
     maps, scores = Engine(loaded.backbone, model, SIZE, device=device, precision=precision)(IMAGES)

@@ -1,10 +1,13 @@
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import MapsInMemory
 
 from grad.data import Sample
+from grad.errors import GradError
 from grad.features import Features
 from grad.model import GRAD, ModelSettings
 from grad.statistics import Statistics
@@ -39,30 +42,73 @@ def test_standardised_channels_have_mean_0_and_deviation_1_unless_constant():
     assert statistics.standardise(features.batch([0]).bfloat16()).dtype == torch.bfloat16
 
 
-def test_whitened_residuals_of_good_images_have_the_ridges_variance():
-    """In a direction of variance v they have v / (v + 0.1 mean v), and are not correlated."""
-    features, statistics = make_features(), Statistics(6)
-    statistics.measure_residuals(torch.zeros_like, features)  # the residual is the feature
-    rows = features.batch(range(20)).float().permute(0, 2, 3, 1).flatten(0, 2).double()
-    variances = torch.linalg.eigvalsh(rows.T @ rows / len(rows)).clamp_min(0)
-    whitened = rows @ statistics.whitening.double()
-    expected = torch.diag(variances / (variances + 0.1 * variances.mean()))
-    torch.testing.assert_close(whitened.T @ whitened / len(rows), expected, atol=1e-4, rtol=0)
-
-
-def test_distance_is_the_formula():
-    statistics = Statistics(6)
-    statistics.whitening.copy_(torch.diag(torch.arange(1.0, 7.0)))
+def test_distance_is_the_product_of_residual_angle_and_context():
+    statistics = Statistics(6, context=2)
+    statistics.residuals.whitening.copy_(torch.diag(torch.arange(1.0, 5.0)))
+    statistics.context.whitening.copy_(torch.diag(torch.tensor([0.5, 2.0])))
     generator = torch.Generator().manual_seed(1)
-    a, b = torch.randn(2, 5, 6, generator=generator)
-    for row, found in enumerate(statistics.distance(a, b)):
-        norm = ((a[row] - b[row]) * torch.arange(1.0, 7.0)).norm() / 6**0.5
-        cosine = a[row] @ b[row] / (a[row].norm() * b[row].norm())
-        assert found.item() == pytest.approx((norm * (1 - cosine)).item(), rel=1e-5)
+    a, b = torch.randn(2, 5, 2, 3, 4, generator=generator)
+    context = torch.randn(5, 2, 3, 2, generator=generator)
+    found = statistics.distance(a, b, context)
+    for place in itertools.product(range(5), range(2), range(3)):
+        norm = ((a[place] - b[place]) * torch.arange(1.0, 5.0)).norm() / 4**0.5
+        cosine = a[place] @ b[place] / (a[place].norm() * b[place].norm())
+        around = (context[place] * torch.tensor([0.5, 2.0])).norm() / 2**0.5
+        expected = norm * (1 - cosine) * around
+        assert found[place].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_without_context_the_distance_is_that_of_the_residual():
+    statistics = Statistics(4)
+    a, b = torch.randn(2, 5, 2, 3, 4, generator=torch.Generator().manual_seed(1))
+    norm = (a - b).square().mean(dim=3).sqrt()
+    expected = norm * (1 - F.cosine_similarity(a, b, dim=3))
+    torch.testing.assert_close(statistics.distance(a, b, a.new_empty(0, 0, 0, 0)), expected)
+
+
+def features_of(classes):
+    """Features of 4 x 4 pixels; ``classes`` are the means over each image, by name."""
+    means = torch.cat(list(classes.values()))
+    maps = means[:, None, None].expand(-1, 4, 4, -1).half().contiguous()
+    names = [name for name, rows in classes.items() for _ in rows]
+    samples = tuple(Sample(Path(f"{i}.png"), name, "train") for i, name in enumerate(names))
+    return Features(samples, (), (MapsInMemory(maps),), tuple((0, i) for i in range(len(maps))))
+
+
+def test_images_are_given_to_the_class_that_they_look_like():
+    """A direction in which images of a class differ does not decide; plain distances would err."""
+    generator = torch.Generator().manual_seed(0)
+    around = torch.randn(200, 2, generator=generator) * torch.tensor([3.0, 0.3])
+    around -= around.mean(dim=0)
+    classes = {"a": around, "b": around + torch.tensor([2.0, 1.0])}
+    statistics = Statistics(2)
+    statistics.measure_residuals(torch.zeros_like, features_of(classes))
+    seen = torch.tensor([[4.0, 0.0], [-2.0, 1.0]])[:, None, None].expand(2, 4, 4, 2)
+    assert statistics.nearest(seen, seen.new_empty(0, 0, 0, 0)).tolist() == [0, 1]
+    assert Statistics(2).nearest(seen, seen.new_empty(0, 0, 0, 0)).tolist() == [0, 0]
+
+
+def test_classes_are_found_by_rebuilt_channels_and_context():
+    generator = torch.Generator().manual_seed(0)
+    classes = {
+        name: torch.randn(20, 3, generator=generator) + torch.tensor(centre)
+        for name, centre in {"a": [0.0, 0, 0], "b": [9.0, 0, 0], "c": [0.0, 0, 9]}.items()
+    }
+    statistics = Statistics(3, context=1)
+    statistics.measure_residuals(lambda maps: torch.zeros_like(maps[:, :2]), features_of(classes))
+    seen = torch.tensor([[0.0, 0, 8], [8.0, 0, 0], [0.0, 0, 1]])[:, None, None].expand(3, 4, 4, 3)
+    assert statistics.nearest(seen[..., :2], seen[..., 2:]).tolist() == [2, 1, 0]
+    assert len(statistics.residuals.mean) == len(statistics.context.mean) == 3
+    loaded = Statistics(3, context=1)
+    loaded.load_state_dict(statistics.state_dict())
+    args = seen[..., :2], torch.zeros(3, 4, 4, 2), seen[..., 2:]
+    assert torch.equal(loaded.distance(*args), statistics.distance(*args))
 
 
 def test_only_grad_plus_has_statistics_unless_asked_for():
     assert make_model().statistics is not None
+    assert make_model().statistics.context is None
+    assert make_model(context=2).statistics.context is not None
     assert make_model("grad-tiny").statistics is None
     assert make_model("grad-tiny", statistics=True).statistics is not None
     assert ModelSettings("grad-s", *SHAPE).statistics is False
@@ -76,7 +122,8 @@ def test_fit_measures_before_and_after_and_the_result_does_not_depend_on_the_uni
         model = make_model()
         result = fit(model, mine, Schedule(epochs=3, batch_size=8))
         assert result.history.loss[-1] < result.history.loss[0]
-        assert not torch.equal(model.statistics.whitening, torch.eye(6))
+        assert not torch.equal(model.statistics.residuals.whitening, torch.eye(6))
+        assert len(model.statistics.residuals.mean) == 1
         scores.append(model.loss_and_score(mine.batch(range(20)).float())[1])
     torch.testing.assert_close(scores[0], scores[1], rtol=1e-2, atol=1e-3)
 
@@ -88,3 +135,28 @@ def test_training_minimises_the_mean_squared_error_of_standardised_features():
     loss, _ = model.loss_and_score(maps)
     expected = (model(maps) - model.statistics.standardise(maps)).square().mean()
     torch.testing.assert_close(loss, expected)
+
+
+def test_context_is_measured_and_not_rebuilt():
+    """Other values there change the score, and nothing of prediction and loss."""
+    model, features = make_model(context=2), make_features()
+    fit(model, features, Schedule(epochs=1, batch_size=8))
+    maps = features.batch(range(4)).float()
+    other = maps.clone()
+    other[:, 4:] += 1
+    assert model(maps).shape == (4, 4, *SHAPE[1:])
+    assert torch.equal(model(maps), model(other))
+    (loss, score), (other_loss, other_score) = (model.loss_and_score(m) for m in (maps, other))
+    assert torch.equal(loss, other_loss)
+    assert (score < other_score).all()
+
+
+@pytest.mark.parametrize("options", [{"context": 6}, {"context": -1}])
+def test_something_must_be_rebuilt(options):
+    with pytest.raises(GradError, match="context must be below 6 channels"):
+        make_model(**options)
+
+
+def test_context_needs_statistics():
+    with pytest.raises(GradError, match="context needs statistics"):
+        make_model("grad-tiny", context=2)

@@ -226,9 +226,10 @@ def test_every_option_has_help_a_default_and_comes_back_from_yaml(tmp_path, caps
 
 def test_what_no_data_and_data_mean():
     assert TrainConfig().resolved().preset == "grad-tiny"
-    assert (TrainConfig().resolved().side(), TrainConfig().inner_maps()) == (224, False)
+    assert (TrainConfig().resolved().side(), TrainConfig().context()) == (224, False)
     plus = parse(["--data", "x", "--preset", "grad-plus"]).resolved()
-    assert (plus.side(), plus.inner_maps()) == (224, True)
+    assert (plus.side(), plus.context()) == (320, True)
+    assert TrainConfig(preset="grad-plus", image_size=256).resolved().side() == 256
     assert (plus.schedule().decay, plus.schedule().balance) == ("cosine", True)
     plus = parse(["--preset", "grad-plus", "--balance", "never", "--drops", "3"]).resolved()
     assert (plus.schedule().decay, plus.schedule().balance) == ("steps", False)

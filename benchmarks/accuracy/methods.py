@@ -2,7 +2,8 @@
 
 Each function here makes a model, trains it on good images, and returns it with the mean loss of its
 last epoch. The models turn feature maps into score maps (``loss_and_score``), and everything after
-that, from the anomaly map to the metrics, is the same for all.
+that, from the anomaly map to the metrics, is the same for all. ``context`` is how many channels of
+the features are context (:attr:`grad.backbone.Backbone.context`).
 """
 
 from __future__ import annotations
@@ -32,20 +33,20 @@ Trained = tuple[nn.Module, float | None]
 
 
 def train_grad(
-    config: TrainConfig, features: Features, epochs: int, device: torch.device
+    config: TrainConfig, features: Features, context: int, epochs: int, device: torch.device
 ) -> Trained:
     """GRAD or one of its variants, as ``python -m grad.train`` trains it."""
     _, channels, height, width = features.shape
     torch.manual_seed(config.seed)
     model = GRAD.from_preset(
-        channels=channels, height=height, width=width, **config.model_options()
+        channels=channels, height=height, width=width, context=context, **config.model_options()
     )
     schedule = dataclasses.replace(config.schedule(), epochs=epochs)
     return _fit(model, features, schedule, config, device)
 
 
 def train_uniad(
-    config: TrainConfig, features: Features, epochs: int, device: torch.device
+    config: TrainConfig, features: Features, context: int, epochs: int, device: torch.device
 ) -> Trained:
     """UniAD with its paper's rate and weight decay; the rate drops after 80 % of the epochs."""
     _, channels, height, width = features.shape
@@ -62,7 +63,7 @@ def train_uniad(
 
 
 def fill_bank(
-    config: TrainConfig, features: Features, epochs: int, device: torch.device
+    config: TrainConfig, features: Features, context: int, epochs: int, device: torch.device
 ) -> Trained:
     """Random pixels of each class, kept as they are."""
     bank = MemoryBank.from_features(features, BANK_ENTRIES, config.seed)
@@ -96,7 +97,7 @@ def count_flops(model: nn.Module, features: Features) -> int:
     return int(counter.get_total_flops())
 
 
-METHODS: dict[Method, Callable[[TrainConfig, Features, int, torch.device], Trained]] = {
+METHODS: dict[Method, Callable[[TrainConfig, Features, int, int, torch.device], Trained]] = {
     "grad": train_grad,
     "uniad": train_uniad,
     "memory bank": fill_bank,

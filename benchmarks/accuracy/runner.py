@@ -78,11 +78,11 @@ class Runner:
 
     def backbone(self, config: TrainConfig) -> Backbone:
         """That of resolved options."""
-        inner = config.inner_maps()
-        if inner not in self._backbones:
-            backbone = load_backbone(config.backbone, config.weights, inner=inner)
-            self._backbones[inner] = backbone.to(self.device)
-        return self._backbones[inner]
+        context = config.context()
+        if context not in self._backbones:
+            backbone = load_backbone(config.backbone, config.weights, context=context)
+            self._backbones[context] = backbone.to(self.device)
+        return self._backbones[context]
 
     def _run(self, row: Row, config: TrainConfig, settings: dict[str, Any]) -> Result:
         method = METHODS[row.method]
@@ -94,7 +94,7 @@ class Runner:
         for classes in self._models(config):
             mine = train.of_classes(classes)
             start = time.perf_counter()
-            model, loss = method(config, mine, epochs, self.device)
+            model, loss = method(config, mine, inputs.backbone.context, epochs, self.device)
             trained = time.perf_counter()
             test = inputs.test.of_classes(classes)
             reports |= evaluate(model, test, config.side(), (), classes=classes)
@@ -167,7 +167,7 @@ class Runner:
         return [(name,) for name in classes] if config.separate else [classes]
 
     def _inputs_of(self, config: TrainConfig) -> Inputs:
-        place = (config.inner_maps(), config.side())
+        place = (config.context(), config.side())
         if place not in self._inputs:
             backbone = self.backbone(config)
             train, test = (

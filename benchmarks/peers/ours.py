@@ -40,13 +40,13 @@ class OnFeatures:
             epochs=options.epochs,
             batch_size=options.batch_size,
             seed=options.seed,
-            image_size=options.image_size,
+            image_size=None if preset == "grad-plus" else options.image_size,
             device=options.device,
         ).resolved()
         self.device = config.torch_device()
         self.config = dataclasses.replace(config, precision=choose_precision(self.device))
         self.image_size = config.side()
-        backbone = load_backbone(options.backbone, options.weights, inner=config.inner_maps())
+        backbone = load_backbone(options.backbone, options.weights, context=config.context())
         self.backbone = backbone.to(self.device)
         self.model: nn.Module = nn.Module()
 
@@ -59,7 +59,9 @@ class OnFeatures:
                 samples, self.backbone, self.image_size, cache=Path(folder), device=self.device
             )
             train = METHODS[self.method]
-            self.model, loss = train(self.config, features, epochs, self.device)
+            self.model, loss = train(
+                self.config, features, self.backbone.context, epochs, self.device
+            )
         self.model.eval()
         return "" if loss is None else f"{epochs} epochs"
 

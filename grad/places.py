@@ -1,0 +1,183 @@
+"""What values at feature pixels are like in good images, place by place and class by class.
+
+What a model leaves over of a good image is not the same everywhere: at an edge it is larger than on
+a plain surface, and it points in other directions. :class:`Places` keeps a Gaussian for each class
+and each block of 4 x 4 feature pixels, and measures by it how unusual a value is there.
+
+A Gaussian's covariance is drawn towards that of all values together, the more the fewer images it
+comes from (as the posterior mean under an inverse-Wishart prior), and is then kept as its largest
+variances with their directions, and one variance for all other directions (probabilistic principal
+components; Tipping and Bishop, 1999). That is a fraction of the whole matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BLOCK = 4  # feature pixels along each side of a place
+RANK = 64  # directions kept of each Gaussian
+IMAGES = 400  # of a class that are measured at most
+_PRIOR = 60.0  # images that the covariance of all values counts as much as
+_RIDGE = 0.1  # share of the mean variance added to each variance of all values
+_SMALLEST = 1e-6  # mean variance below which there is none
+_OVERSAMPLED = 8  # directions tried beyond those kept, which makes these exact
+
+
+class Places(nn.Module):
+    """A whitening of all values, and Gaussians of whitened ones for each of G classes, P places.
+
+    Until it has measured something it changes nothing: no whitening, and G is 0.
+
+    Args:
+        channels: C.
+
+    Attributes:
+        whitening: (C, C); values (1, C) times it have about unit variance in each direction.
+        mean: (G, P, C) bfloat16, of whitened values.
+        directions: (G, P, C, R) bfloat16; a value's squared lengths along them are what is usual
+            there, and are taken from
+        precision: (G, P) times its squared length.
+    """
+
+    whitening: Tensor
+    mean: Tensor
+    directions: Tensor
+    precision: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("whitening", torch.eye(channels))
+        self.register_buffer("mean", torch.zeros(0, 0, channels, dtype=torch.bfloat16))
+        self.register_buffer("directions", torch.zeros(0, 0, channels, 0, dtype=torch.bfloat16))
+        self.register_buffer("precision", torch.zeros(0, 0))
+
+    def distance(self, values: Tensor, kind: Tensor) -> Tensor:
+        """Mahalanobis distance under the Gaussian of class and place, divided by sqrt(C).
+
+        Args:
+            values: (B, H, W, C); products are in its dtype, their sums float32.
+            kind: (B,) int64, the class of each image, from 0 to G - 1.
+
+        Returns:
+            (B, H, W) float32.
+        """
+        whitened = values @ self.whitening.to(values.dtype)
+        if len(self.mean) == 0:
+            return (_squares(whitened) / values.shape[3]).sqrt()
+        centred = _split(whitened) - self.mean[kind].to(values.dtype)[:, :, None]  # (B, P, 16, C)
+        along = centred @ self.directions[kind].to(values.dtype)  # (B, P, 16, R)
+        square = _squares(centred) * self.precision[kind][:, :, None] - _squares(along)
+        return _join((square / values.shape[3]).clamp_min(0).sqrt(), *values.shape[1:3])
+
+    def measure(self, second_moment: Tensor, classes: Iterable[Tensor]) -> None:
+        """Set everything to what good images are like.
+
+        Args:
+            second_moment: (C, C) of all values, about 0.
+            classes: of each class the values of some images, (n, H, W, C), any float dtype; read
+                one by one.
+        """
+        self.whitening.copy_(whitening(second_moment))
+        gaussians = [_gaussians(values, self.whitening) for values in classes]
+        self.mean, self.directions, self.precision = (
+            torch.stack([gaussian[part] for gaussian in gaussians]) for part in range(3)
+        )
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *rest: object
+    ) -> None:
+        """Take the number of classes and places from the values that come."""
+        for name in ("mean", "directions", "precision"):
+            if prefix + name in state_dict:
+                coming = state_dict[prefix + name]
+                setattr(self, name, getattr(self, name).new_zeros(coming.shape))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def whitening(second_moment: Tensor) -> Tensor:
+    """(C, C) times which values have about unit variance; directions without any stay small."""
+    variances, directions = torch.linalg.eigh(second_moment)
+    floor = _RIDGE * variances.mean().clamp_min(_SMALLEST)
+    found: Tensor = directions / (variances.clamp_min(0) + floor).sqrt()
+    return found
+
+
+def chosen(count: int) -> Sequence[int]:
+    """Which of a class's images are measured: all, or :data:`IMAGES` of them, evenly spaced."""
+    images = min(count, IMAGES)
+    return [i * count // images for i in range(images)]
+
+
+def _gaussians(values: Tensor, whitening: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of (n, H, W, C) mean (P, C), directions (P, C, R) and precision (P,) as in Places."""
+    own = len(values) / (len(values) + _PRIOR)
+    rows = []
+    for band in values.split(BLOCK, dim=1):  # (n, 4, W, C), a row of places
+        whitened = band.to(whitening.dtype) @ whitening
+        rows.append(_gaussians_of_row(_split(whitened).transpose(0, 1).flatten(1, 2), own))
+    mean, directions, precision = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    return mean, directions, precision
+
+
+def _gaussians_of_row(values: Tensor, own: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of (P, n, C), whitened.
+
+    With a share w = n / (n + prior) of the places' own covariance S and the rest of the unit one,
+    the eigenvalues of w S + (1 - w) are l_i = w s_i + 1 - w with the directions u_i of S. The R
+    largest are kept and the others are one variance v, their mean. Then
+
+        r' (sum_i l_i u_i u_i' + v (1 - sum_i u_i u_i'))^-1 r
+            = |r|^2 / v - sum_i (1 / v - 1 / l_i) (u_i' r)^2,
+
+    so the directions are sqrt(1 / v - 1 / l_i) u_i and the precision is 1 / v. The mean is drawn
+    towards 0 by the same share.
+    """
+    _, count, channels = values.shape
+    mean = own * values.mean(dim=1)
+    values = values - mean[:, None]
+    covariance = values.transpose(1, 2) @ values / count  # (P, C, C)
+    kept = min(RANK, channels)
+    with torch.random.fork_rng(devices=_devices(values)):
+        torch.manual_seed(0)  # the start of the search, so that results can be had again
+        tried = min(kept + _OVERSAMPLED, channels)
+        vectors, variances, _ = torch.svd_lowrank(covariance, q=tried, niter=2)
+    variances = variances[:, :kept]
+    others = covariance.diagonal(dim1=1, dim2=2).sum(dim=1) - variances.sum(dim=1)
+    smallest = own * others.clamp_min(0) / max(channels - kept, 1) + 1 - own  # v, (P,)
+    largest = own * variances + 1 - own
+    gain = (1 / smallest[:, None] - 1 / largest).clamp_min(0).sqrt()
+    directions = F.pad(vectors[:, :, :kept] * gain[:, None], (0, RANK - kept))
+    return mean.bfloat16(), directions.bfloat16(), 1 / smallest
+
+
+def _squares(values: Tensor) -> Tensor:
+    """Squared length along the last axis, summed in float32."""
+    lengths: Tensor = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32)
+    return lengths.square()
+
+
+def _split(rows: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, P, 16, C): pixels by place; where a side ends its last pixel repeats."""
+    batch, height, width, channels = rows.shape
+    if height % BLOCK or width % BLOCK:
+        maps = rows.permute(0, 3, 1, 2)
+        margins = (0, -width % BLOCK, 0, -height % BLOCK)
+        rows = F.pad(maps, margins, mode="replicate").permute(0, 2, 3, 1)
+    tall, wide = -(-height // BLOCK), -(-width // BLOCK)
+    places = rows.reshape(batch, tall, BLOCK, wide, BLOCK, channels).transpose(2, 3)
+    return places.reshape(batch, tall * wide, BLOCK * BLOCK, channels)
+
+
+def _join(places: Tensor, height: int, width: int) -> Tensor:
+    """(B, P, 16) -> (B, H, W), the inverse of :func:`_split`."""
+    tall, wide = -(-height // BLOCK), -(-width // BLOCK)
+    maps = places.view(-1, tall, wide, BLOCK, BLOCK).transpose(2, 3)
+    return maps.reshape(-1, tall * BLOCK, wide * BLOCK)[:, :height, :width]
+
+
+def _devices(values: Tensor) -> list[int]:
+    return [values.device.index or 0] if values.device.type == "cuda" else []
