@@ -91,7 +91,8 @@ class TrainConfig:
         True, "Several processes: batch statistics over all of them, as in one process."
     )
     image_size: int | None = option(
-        None, "Side of the square that images are resized to, in pixels; none: 224."
+        None,
+        "Side of the square that images are resized to, in pixels; none: 224, with grad-plus 320.",
     )
     tile: int | None = option(
         None,

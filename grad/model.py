@@ -34,7 +34,7 @@ PRESETS: dict[Preset, tuple[int, int]] = {
     "grad-s": (7, 144),  # half the width
     "grad-432": (7, 432),  # the released code
     "grad-tiny": (4, 64),  # for CPUs
-    "grad-plus": (7, 144),  # with statistics, on inner maps, classes balanced: docs/experiments.md
+    "grad-plus": (7, 144),  # with statistics and context, classes balanced: docs/experiments.md
 }
 
 

@@ -24,7 +24,8 @@ IMAGES = 400  # of a class that are measured at most
 _PRIOR = 60.0  # images that the covariance of all values counts as much as
 _RIDGE = 0.1  # share of the mean variance added to each variance of all values
 _SMALLEST = 1e-6  # mean variance below which there is none
-_OVERSAMPLED = 8  # directions tried beyond those kept, which makes these exact
+_OVERSAMPLED = 8  # directions tried beyond those kept, which makes these exacter
+_ROUNDS = 5  # of the search for directions
 
 
 class Places(nn.Module):
@@ -141,17 +142,29 @@ def _gaussians_of_row(values: Tensor, own: float) -> tuple[Tensor, Tensor, Tenso
     values = values - mean[:, None]
     covariance = values.transpose(1, 2) @ values / count  # (P, C, C)
     kept = min(RANK, channels)
-    with torch.random.fork_rng(devices=_devices(values)):
-        torch.manual_seed(0)  # the start of the search, so that results can be had again
-        tried = min(kept + _OVERSAMPLED, channels)
-        vectors, variances, _ = torch.svd_lowrank(covariance, q=tried, niter=2)
-    variances = variances[:, :kept]
+    variances, vectors = _largest(covariance, kept)
     others = covariance.diagonal(dim1=1, dim2=2).sum(dim=1) - variances.sum(dim=1)
     smallest = own * others.clamp_min(0) / max(channels - kept, 1) + 1 - own  # v, (P,)
     largest = own * variances + 1 - own
     gain = (1 / smallest[:, None] - 1 / largest).clamp_min(0).sqrt()
-    directions = F.pad(vectors[:, :, :kept] * gain[:, None], (0, RANK - kept))
+    directions = F.pad(vectors * gain[:, None], (0, RANK - kept))
     return mean.bfloat16(), directions.bfloat16(), 1 / smallest
+
+
+def _largest(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest eigenvalues (P, count), and their vectors (P, C, count), of (P, C, C).
+
+    By orthogonal iteration from a fixed start and a Rayleigh-Ritz step, as only a part is wanted.
+    """
+    channels = covariance.shape[2]
+    tried = min(count + _OVERSAMPLED, channels)
+    start = torch.randn(channels, tried, generator=torch.Generator().manual_seed(0))
+    basis = start.to(covariance).expand(len(covariance), -1, -1)
+    for _ in range(_ROUNDS):
+        basis = torch.linalg.qr(covariance @ basis).Q
+    variances, rotation = torch.linalg.eigh(basis.transpose(1, 2) @ covariance @ basis)
+    vectors = basis @ rotation
+    return variances[:, -count:].clamp_min(0), vectors[:, :, -count:]
 
 
 def _squares(values: Tensor) -> Tensor:
@@ -177,7 +190,3 @@ def _join(places: Tensor, height: int, width: int) -> Tensor:
     tall, wide = -(-height // BLOCK), -(-width // BLOCK)
     maps = places.view(-1, tall, wide, BLOCK, BLOCK).transpose(2, 3)
     return maps.reshape(-1, tall * BLOCK, wide * BLOCK)[:, :height, :width]
-
-
-def _devices(values: Tensor) -> list[int]:
-    return [values.device.index or 0] if values.device.type == "cuda" else []

@@ -63,9 +63,10 @@ class Statistics(nn.Module):
     def distance(self, features: Tensor, prediction: Tensor, context: Tensor) -> Tensor:
         """How far standardised features are from their normal version.
 
-        The Mahalanobis distance of the residual times 1 - cosine similarity, and times the
-        Mahalanobis distance of the context; each by the Gaussians of the class that the image
-        looks most like, so that nobody has to name the class.
+        A product of three lengths: the Mahalanobis distances of the residual and of the context,
+        by the Gaussians of the class that the image looks most like, so that nobody has to name
+        the class; and sqrt(1 - cosine similarity), the chord between the directions of features
+        and prediction, over sqrt(2).
 
         Args:
             features, prediction: (B, H, W, C - c), any floating dtype.
@@ -76,9 +77,10 @@ class Statistics(nn.Module):
         """
         kind = self.nearest(features, context)
         features = features.to(prediction.dtype)
-        different = 1 - F.cosine_similarity(features.float(), prediction.float(), dim=3)
+        cosine = F.cosine_similarity(features.float(), prediction.float(), dim=3)
+        chord = (1 - cosine).clamp_min(0).sqrt()
         with torch.autocast(features.device.type, enabled=False):
-            distance = self.residuals.distance(features - prediction, kind) * different
+            distance = self.residuals.distance(features - prediction, kind) * chord
             if self.context is not None:
                 context = context.to(prediction.dtype)
                 distance = distance * self.context.distance(context, kind)

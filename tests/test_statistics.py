@@ -54,7 +54,7 @@ def test_distance_is_the_product_of_residual_angle_and_context():
         norm = ((a[place] - b[place]) * torch.arange(1.0, 5.0)).norm() / 4**0.5
         cosine = a[place] @ b[place] / (a[place].norm() * b[place].norm())
         around = (context[place] * torch.tensor([0.5, 2.0])).norm() / 2**0.5
-        expected = norm * (1 - cosine) * around
+        expected = norm * (1 - cosine) ** 0.5 * around
         assert found[place].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -62,7 +62,7 @@ def test_without_context_the_distance_is_that_of_the_residual():
     statistics = Statistics(4)
     a, b = torch.randn(2, 5, 2, 3, 4, generator=torch.Generator().manual_seed(1))
     norm = (a - b).square().mean(dim=3).sqrt()
-    expected = norm * (1 - F.cosine_similarity(a, b, dim=3))
+    expected = norm * (1 - F.cosine_similarity(a, b, dim=3)).sqrt()
     torch.testing.assert_close(statistics.distance(a, b, a.new_empty(0, 0, 0, 0)), expected)
 
 

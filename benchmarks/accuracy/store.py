@@ -11,7 +11,7 @@ from typing import Any
 from grad.data import Dataset
 from grad.files import replacing
 
-_FORMAT = "grad-row/1"  # part of every key: raise it when training or scoring changes its meaning
+_FORMAT = "grad-row/2"  # part of every key: raise it when training or scoring changes its meaning
 
 
 @dataclass(frozen=True)
