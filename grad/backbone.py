@@ -72,8 +72,9 @@ class Backbone(nn.Module):
         channels: C of the feature map.
         context: how many of these, the last ones, are of the coarsest of three strides.
         stride: image pixels per feature pixel; with context, of the finest map.
-        fingerprint: SHA-256 (hex) over the name, the normalisation and all weights in use; equal
-            fingerprints mean equal features.
+        fingerprint: SHA-256 (hex) over the name, the normalisation, all weights in use and which
+            maps are used, where they are not the usual ones; equal fingerprints mean equal
+            features.
         note: a sentence where the backbone is not the one that would have been taken first.
         maps: which of timm's feature maps are used, by index, ascending.
         inner: whether these count every stage of an EfficientNet, its stem first (timm's
@@ -116,13 +117,24 @@ class Backbone(nn.Module):
         for statistic in ("mean", "std"):
             values = torch.tensor(model.pretrained_cfg[statistic], dtype=torch.float32)
             self.register_buffer(statistic, values.reshape(1, 3, 1, 1))
-        self.fingerprint = _fingerprint(name, self.state_dict())
+        self.fingerprint = self._digest()
         self._feature_sizes: dict[int, tuple[int, int]] = {}
         self.eval()
 
     def train(self, mode: bool = True) -> Backbone:
         """Stay in evaluation mode, whatever is asked."""
         return super().train(False)
+
+    def _digest(self) -> str:
+        """The fingerprint."""
+        digest = hashlib.sha256(self.name.encode())
+        for key, tensor in sorted(self.state_dict().items()):
+            if tensor.is_floating_point():  # not the counts of batches seen
+                digest.update(f"\0{key}{tuple(tensor.shape)}{tensor.dtype}\0".encode())
+                digest.update(tensor.contiguous().numpy().tobytes())
+        if self.inner or self.context:
+            digest.update(f"\0maps {self.maps} {self.inner}".encode())
+        return digest.hexdigest()
 
     def feature_size(self, image_size: int) -> tuple[int, int]:
         """(H, W) of the feature map of square images, such as (28, 28) for 224 at stride 8.
@@ -243,7 +255,7 @@ def restore_backbone(
     model = _create(name, pretrained=False)
     backbone = Backbone(name, model, _prune(model, maps, inner), inner=inner)
     backbone.load_state_dict(dict(state))  # the normalisation too
-    backbone.fingerprint = _fingerprint(name, backbone.state_dict())
+    backbone.fingerprint = backbone._digest()
     return backbone
 
 
@@ -347,15 +359,6 @@ def _inner_option(inner: bool) -> dict[str, bool]:
 def _line(error: Exception) -> str:
     """The first line of an error's text, without its full stop."""
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
-
-
-def _fingerprint(name: str, state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(name.encode())
-    for key, tensor in sorted(state.items()):
-        if tensor.is_floating_point():  # not the counts of batches seen
-            digest.update(f"\0{key}{tuple(tensor.shape)}{tensor.dtype}\0".encode())
-            digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 # Weights

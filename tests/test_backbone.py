@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from grad import backbone as module
-from grad.backbone import BUILT_IN_BACKBONE, DEFAULT_BACKBONE, load_backbone
+from grad.backbone import BUILT_IN_BACKBONE, DEFAULT_BACKBONE, Backbone, load_backbone
 from grad.errors import GradError
 
 SMALL = "test_resnet"  # a model of timm with 0.5 million parameters
@@ -175,6 +175,20 @@ def test_context_of_an_efficientnet(built_in, images):
         stages.append(x)
     expected = torch.cat([bilinear(stage, 6) for stage in stages[2:6]], dim=1)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_other_maps_of_the_same_weights_have_another_fingerprint():
+    """So that none is given the cached features of the other."""
+    made = []
+    for maps, inner in (([2, 3], False), ([3, 5], True), ([3, 4, 5], True)):
+        torch.manual_seed(0)
+        model = timm.create_model("test_efficientnet")
+        option = {"extra_blocks": True} if inner else {}
+        model.prune_intermediate_layers(maps, prune_norm=True, **option)
+        made.append(Backbone("test_efficientnet", model, maps, inner=inner))
+    weights = [dict(backbone.model.named_parameters()).keys() for backbone in made]
+    assert weights[1] == weights[2]
+    assert len({backbone.fingerprint for backbone in made}) == 3
 
 
 def test_context_of_another_network_is_its_third_map(tmp_path, images):
