@@ -25,7 +25,8 @@ from grad.errors import GradError
 from grad.files import replacing
 from grad.model import GRAD
 
-FORMAT = "grad-model/2"
+# Of models without and with statistics, whose tensors are others since the third.
+_FORMATS = {False: "grad-model/2", True: "grad-model/3"}
 FILE_NAME = "model.safetensors"
 
 _MODEL, _BACKBONE = "model.", "backbone."
@@ -120,7 +121,7 @@ def save_checkpoint(
     tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
     tensors |= {_BACKBONE + name: tensor for name, tensor in backbone.state_dict().items()}
     metadata = {
-        "format": FORMAT,
+        "format": _FORMATS[model.statistics is not None],
         "model": json.dumps(asdict(model.settings)),
         "info": json.dumps(asdict(info)),
         "calibration": json.dumps(None if calibration is None else calibration.to_json()),
@@ -226,7 +227,9 @@ def _opened(path: Path) -> Iterator[Any]:
     _refuse_pickle(path)
     try:
         with safe_open(path, framework="pt") as file:
-            _check_format(path, file.metadata() or {})
+            metadata = file.metadata() or {}
+            with _explained(path):
+                _check_format(path, metadata)
             yield file
     except (SafetensorError, OSError) as error:
         raise GradError(
@@ -278,9 +281,10 @@ def _check_format(path: Path, metadata: dict[str, str]) -> None:
         raise GradError(
             f"{path} is a safetensors file, but no GRAD model: give the {FILE_NAME} of a run."
         )
-    if found != FORMAT:
+    expected = _FORMATS[bool(json.loads(metadata["model"]).get("statistics"))]
+    if found != expected:
         raise GradError(
-            f"The model {path} has format {found}, this GRAD {__version__} reads {FORMAT}: "
+            f"The model {path} has format {found}, this GRAD {__version__} reads {expected}: "
             "use the version of GRAD that wrote it, or train again."
         )
 

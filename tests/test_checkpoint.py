@@ -5,6 +5,7 @@ import shutil
 import pytest
 import timm
 import torch
+from conftest import measure_statistics
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -87,12 +88,20 @@ def test_a_backbone_with_context_is_the_saved_one(tmp_path, no_downloads):
     size, context = 64, saved.context
     shape = saved.channels, *saved.feature_size(size)
     model = GRAD.from_preset("grad-plus", *shape, context=context).eval()
+    measure_statistics(model)
     info = ModelInfo.of(saved, image_size=size, classes=("a",), epochs=1)
     save_checkpoint(tmp_path / "model.safetensors", model, saved, info)
     loaded = load_checkpoint(tmp_path / "model.safetensors")
     images = torch.rand(2, 3, size, size)
     assert torch.equal(loaded.backbone(images), saved(images))
     assert loaded.model.settings.context == context
+    features = saved(images)
+    assert torch.equal(loaded.model.loss_and_score(features)[1], model.loss_and_score(features)[1])
+    metadata, tensors = checkpoint._read(tmp_path / "model.safetensors")
+    assert metadata["format"] == "grad-model/3"
+    save_file(tensors, tmp_path / "old.safetensors", metadata | {"format": "grad-model/2"})
+    with pytest.raises(GradError, match=r"grad-model/2, this GRAD .* reads grad-model/3"):
+        load_checkpoint(tmp_path / "old.safetensors")
 
 
 def test_loading_draws_no_random_numbers(path):
