@@ -135,6 +135,10 @@ class Statistics(nn.Module):
         if self.context is not None:
             _measure(self.context, context, features)
 
+    def images_measured(self, features: Features) -> int:
+        """How many images :meth:`measure_residuals` predicts: all, and some of each class again."""
+        return len(features) + sum(len(some) for some in _some_of_each_class(features))
+
     def _measure_classes(self, features: Features) -> None:
         """Where the images of each class lie, and in which directions they differ."""
         images = [

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from grad import distributed
@@ -140,12 +140,10 @@ def fit(
         Progress(console, "training", schedule.epochs * len(features)) as progress,
     ):
         history = state.restore()
-        if history.epochs >= schedule.epochs:
-            _measure_residuals(model.eval(), features)
-            return Fit(history, interrupted=False)
         if model.statistics is not None and history.epochs == 0:
             model.statistics.measure_features(features)
-        _report_start(console, history.epochs, schedule)
+        if history.epochs < schedule.epochs:
+            _report_start(console, history.epochs, schedule)
         progress.advance(history.epochs * len(features))
         loader = Loader(features, device, _DTYPES[precision], features_on_device)
         step = TrainingStep(
@@ -177,14 +175,22 @@ def fit(
             interrupted = True
         finally:
             model.eval()
-    _measure_residuals(model, features)
+    _measure_residuals(model, features, console)
     return Fit(history, interrupted)
 
 
-def _measure_residuals(model: GRAD, features: Features) -> None:
+def _measure_residuals(model: GRAD, features: Features, console: Console | None) -> None:
     """Measure what a trained model with statistics leaves over of good images."""
-    if model.statistics is not None:
-        model.statistics.measure_residuals(model, features)
+    if model.statistics is None:
+        return
+    with Progress(console, "measuring", model.statistics.images_measured(features)) as progress:
+
+        def predict(maps: Tensor) -> Tensor:
+            progress.advance(len(maps))
+            normal: Tensor = model(maps)
+            return normal
+
+        model.statistics.measure_residuals(predict, features)
 
 
 def _order_epoch(features: Features, schedule: Schedule, order: torch.Generator) -> list[list[int]]:

@@ -1,3 +1,4 @@
+import io
 import itertools
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import MapsInMemory
+from rich.console import Console
 
 from grad.data import Sample
 from grad.errors import GradError
@@ -126,6 +128,20 @@ def test_fit_measures_before_and_after_and_the_result_does_not_depend_on_the_uni
         assert len(model.statistics.residuals.mean) == 1
         scores.append(model.loss_and_score(mine.batch(range(20)).float())[1])
     torch.testing.assert_close(scores[0], scores[1], rtol=1e-2, atol=1e-3)
+
+
+def test_a_training_that_is_complete_is_measured_again(tmp_path):
+    """Where its last part was interrupted; with bars on a terminal one after the other."""
+    measured = []
+    for _ in range(2):
+        console = Console(force_terminal=True, file=io.StringIO())
+        model = make_model()
+        schedule = Schedule(epochs=2, batch_size=8)
+        fit(model, make_features(), schedule, folder=tmp_path, console=console)
+        assert "measuring" in console.file.getvalue()
+        measured.append(model.state_dict())
+    for name, values in measured[0].items():
+        assert torch.equal(values, measured[1][name]), name
 
 
 def test_training_minimises_the_mean_squared_error_of_standardised_features():
