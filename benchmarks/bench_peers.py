@@ -29,7 +29,7 @@ from accuracy.rows import Method
 from accuracy.store import Store, data_digest
 from peers import from_anomalib
 from peers.base import Peer, PeerOptions, PeerUnavailable, measure
-from peers.ours import OnFeatures
+from peers.ours import OnFeatures, input_side
 from report import machine_facts
 from rich.console import Console
 
@@ -187,6 +187,7 @@ def _settings(
         preset = OURS[name][1] or options.preset
         values["network"] = str(PRESETS[preset])
         values["context"] = str(TrainConfig(preset=preset).context())
+        values["image_size"] = str(input_side(preset, options.image_size))
     return {"peer": name, "setting": setting, "data": digest, "backbone": fingerprint, **values}
 
 
@@ -268,7 +269,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", help="of GRAD; none: grad-s")
     parser.add_argument("--epochs", type=int, help="of GRAD and UniAD; none: 100")
     parser.add_argument("--batch-size", type=int, help="of GRAD and UniAD; none: 64")
-    parser.add_argument("--image-size", type=int, help="side of all images; none: 224")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        help="side of all images, but for grad-plus, which has its own; none: 224",
+    )
     parser.add_argument("--seed", type=int)
     parser.add_argument("--coreset", type=float, help="share that PatchCore keeps; none: 0.1")
     parser.add_argument(

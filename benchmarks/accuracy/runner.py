@@ -28,7 +28,7 @@ from grad.training import choose_precision
 
 @dataclass(frozen=True)
 class Inputs:
-    """What models of one image size and one number of feature maps see."""
+    """What models of one image size see, with the same of the backbone's maps."""
 
     backbone: Backbone
     train: Features
@@ -55,8 +55,8 @@ class Runner:
         self.store = Store(out / "rows")
         self.dataset: Dataset = find_dataset(config.data, config.class_names())
         self.digest = data_digest(self.dataset)
-        self._backbones: dict[int, Backbone] = {}
-        self._inputs: dict[tuple[int, int], Inputs] = {}
+        self._backbones: dict[bool, Backbone] = {}
+        self._inputs: dict[tuple[bool, int], Inputs] = {}
         note = self.backbone(self.config).note
         if note:
             console.print(note, style="yellow", markup=False)

@@ -12,13 +12,18 @@ from accuracy.rows import Method
 from torch import Tensor, nn
 
 from grad.backbone import load_backbone
-from grad.config import TrainConfig
+from grad.config import PLUS_IMAGE_SIZE, TrainConfig
 from grad.data import Sample
 from grad.features import compute_features
 from grad.model import Preset
 from grad.scoring import anomaly_map, image_score
 from grad.training import choose_precision
 from peers.base import PeerOptions
+
+
+def input_side(preset: Preset, given: int) -> int:
+    """The side of the images that a preset takes: its own where it has one."""
+    return PLUS_IMAGE_SIZE if preset == "grad-plus" else given
 
 
 class OnFeatures:
@@ -40,7 +45,7 @@ class OnFeatures:
             epochs=options.epochs,
             batch_size=options.batch_size,
             seed=options.seed,
-            image_size=None if preset == "grad-plus" else options.image_size,
+            image_size=input_side(preset or options.preset, options.image_size),
             device=options.device,
         ).resolved()
         self.device = config.torch_device()
