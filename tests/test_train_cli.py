@@ -224,6 +224,17 @@ def test_every_option_has_help_a_default_and_comes_back_from_yaml(tmp_path, caps
     assert "out" not in yaml.safe_load((tmp_path / "config.yaml").read_text())
 
 
+def test_grad_plus_is_trained_measured_and_saved_with_its_classes(train, tmp_path):
+    assert train("--out", "plus", "--preset", "grad-plus") == 0
+    model = load_checkpoint(tmp_path / "plus").model
+    statistics = model.statistics
+    assert model.settings.context > 0
+    for places in (statistics.residuals, statistics.context):
+        assert len(places.mean) == len(places.directions) == 2
+    report = json.loads((tmp_path / "plus/metrics.json").read_text())
+    assert report["mean"]["image_auroc"] == 1.0  # coloured noise, and black squares
+
+
 def test_what_no_data_and_data_mean():
     assert TrainConfig().resolved().preset == "grad-tiny"
     assert (TrainConfig().resolved().side(), TrainConfig().context()) == (224, False)
