@@ -39,17 +39,18 @@ TORCH_LIBRARY(grad_anomaly, m) {
   m.def(
       "project(Tensor hidden, Tensor weight, Tensor bias, Tensor grid, Tensor? jitter_state, "
       "float jitter_probability, float jitter_std, bool jitter_per_batch, bool align_corners, bool border) "
-      "-> Tensor");
+      "-> (Tensor, Tensor)");
   m.def(
       "project_backward(Tensor grad_out, Tensor hidden, Tensor weight, Tensor bias, Tensor grid, "
-      "Tensor? jitter_state, float jitter_probability, float jitter_std, bool jitter_per_batch, "
+      "Tensor activations, Tensor? jitter_state, float jitter_probability, float jitter_std, "
+      "bool jitter_per_batch, "
       "bool align_corners, bool border, bool need_hidden, bool need_weight, bool need_bias, bool need_grid, "
       "bool deterministic) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "lookup(Tensor global_coords, Tensor global_grid, Tensor hidden, Tensor weight, Tensor bias, Tensor "
       "grid, "
       "Tensor? jitter_state, float jitter_probability, float jitter_std, bool jitter_per_batch, "
-      "bool align_corners, bool border) -> Tensor");
+      "bool align_corners, bool border) -> (Tensor, Tensor)");
   m.def(
       "refine(Tensor features, Tensor prediction, float alpha, float beta, float tau) "
       "-> (Tensor, Tensor, Tensor)");

@@ -204,6 +204,9 @@ def test_backward_operators_check_what_they_are_given(device):
     features = ones(6, 4).to(device)
     _, _, sums = ops.refine(features, features, 0.3, 0.7, 10.0)
     flags, noise = (False, False), (None, 0.0, 0.0, False)
+    _, activations = ops.project(hidden, weight, bias, cells, *noise, *flags)
+    local = (hidden, weight, bias, cells)
+    rest = (*noise, *flags, *[True] * 4, False)
     one = torch.ones((), device=device)
     wrong = [
         (
@@ -219,8 +222,10 @@ def test_backward_operators_check_what_they_are_given(device):
         (
             "grad_out",
             ops.project_backward,
-            (ones(6, 8), hidden, weight, bias, cells, *noise, *flags, *[True] * 4, False),
+            (ones(6, 8), *local, activations, *rest),
         ),
+        ("activations", ops.project_backward, (ones(6, 7), *local, activations[:5], *rest)),
+        ("activations", ops.project_backward, (ones(6, 7), *local, activations.double(), *rest)),
         ("sums", ops.refine_backward, (one, None, features, features, sums[:5], 0.3, 0.7, 10.0)),
         (
             "sums",

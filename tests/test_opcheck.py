@@ -34,12 +34,16 @@ def project_calls(device, dtype):
     head = tensors(device, dtype, (6, 7), (2, 7), (2,), (3, 4, 5))
     grad_out = normal(6, 10, dtype=dtype, device=device)[:, 5:]
     noise = (STATE.to(device), 0.5, 0.05, False)
+    _, activations = ops.project(*head, *noise, False, False)
+    head_and_activations = (*head, activations)
     for noisy in ((None, 0.0, 0.0, False), noise):
+        arguments = (grad_out, *head_and_activations, *noisy, False, False, *NEED_ALL, False)
         yield ops.project, (*head, *noisy, False, False)
-        yield ops.project_backward, (grad_out, *head, *noisy, False, False, *NEED_ALL, False)
+        yield ops.project_backward, arguments
     only_grid = (False, False, False, True)
-    yield ops.project_backward, (grad_out, *head, *noise, True, True, *only_grid, True)
-    large = [*head[:3], normal(300, 180, 5, dtype=dtype, device=device)]  # two halves
+    arguments = (grad_out, *head_and_activations, *noise, True, True, *only_grid, True)
+    yield ops.project_backward, arguments
+    large = [*head[:3], normal(300, 180, 5, dtype=dtype, device=device), activations]  # two halves
     yield ops.project_backward, (grad_out, *large, *noise, False, False, *NEED_ALL, True)
 
 
@@ -91,10 +95,11 @@ def test_fake_kernel_of_mixed_types(device):
     noise, lattice = (STATE.to(device), 0.5, 0.05, False), (False, False)
     head = (hidden.bfloat16(), weight, bias, grid)
     grad_out = normal(6, 5, dtype=torch.bfloat16, device=device)
+    _, activations = ops.project(*head, *noise, *lattice)
     features, prediction = hidden, hidden.half()
     checks = [
         (ops.project, (*head, *noise, *lattice)),
-        (ops.project_backward, (grad_out, *head, *noise, *lattice, *NEED_ALL, False)),
+        (ops.project_backward, (grad_out, *head, activations, *noise, *lattice, *NEED_ALL, False)),
         (ops.lookup, (coords, cells, *head, *noise, *lattice)),
         (ops.refine, (features, prediction, 0.3, 0.7, 10.0)),
         (ops.refined_map, (features, prediction, 0.3, 0.7, 10.0)),

@@ -282,8 +282,10 @@ def test_operator_with_no_gradient_asked(device):
     """None of the four: nothing is computed, and nothing is written."""
     hidden, weight, bias, grid = head(30, 4, (3, 3), 5, dtype=torch.float32, device=device)
     arguments = (None, 0.0, 0.0, False, False, False)
+    _, activations = torch.ops.grad_anomaly.project(hidden, weight, bias, grid, *arguments)
+    ones = torch.ones(30, 5, device=device)
     results = torch.ops.grad_anomaly.project_backward(
-        torch.ones(30, 5, device=device), hidden, weight, bias, grid, *arguments, *[False] * 5
+        ones, hidden, weight, bias, grid, activations, *arguments, *[False] * 5
     )
     assert [r.numel() for r in results] == [0, 0, 0, 0]
 

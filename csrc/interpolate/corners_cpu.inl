@@ -75,20 +75,21 @@ struct Scatter {
   int64_t columns;
   A (&dots)[kRows][Corners<A, D>::kCount];
 
-  // grad_grid[i_k, c] += w_rk g_r[c], and dots[r][k] += <grid[i_k], g_r>, for all corners.
-  template <bool kNeedGrid, bool kNeedCoords>
-  void run() const {
+  // grad_grid[i_k, c] += w_rk g_r[c], and dots[r][k] += <grid[i_k], g_r>, for all corners. Calls
+  // prefetch(c) at each column c, and again for each further group of corners.
+  template <bool kNeedGrid, bool kNeedCoords, typename Prefetch>
+  void run(Prefetch&& prefetch) const {
     constexpr int kGroup = Corners<A, D>::kCount < 4 ? Corners<A, D>::kCount : 4;
     const int valid = corners[0].valid;
     int k = 0;
-    for (; k + kGroup <= valid; k += kGroup) some<kGroup, kNeedGrid, kNeedCoords>(k);
-    for (; k < valid; ++k) some<1, kNeedGrid, kNeedCoords>(k);
+    for (; k + kGroup <= valid; k += kGroup) some<kGroup, kNeedGrid, kNeedCoords>(k, prefetch);
+    for (; k < valid; ++k) some<1, kNeedGrid, kNeedCoords>(k, prefetch);
   }
 
  private:
   // Corners [first, first + kCount).
-  template <int kCount, bool kNeedGrid, bool kNeedCoords>
-  void some(int first) const {
+  template <int kCount, bool kNeedGrid, bool kNeedCoords, typename Prefetch>
+  void some(int first, Prefetch&& prefetch) const {
     const G* cells[kCount];
     A* grad_cells[kCount];
     A weight[kRows][kCount];
@@ -100,6 +101,7 @@ struct Scatter {
       for (int r = 0; r < kRows; ++r) weight[r][k] = corners[r].weight[first + k];
     }
     for_columns<A>(columns, [&](auto pack, int64_t c) {
+      prefetch(c);
       typename decltype(pack)::Value g[kRows];
       unrolled<kRows>([&](auto r) { g[r] = pack.load(grad_out[r] + c); });
       unrolled<kCount>([&](auto k) {

@@ -46,7 +46,7 @@ void interpolate_backward(const InterpolateBackward<T, G>& args, Range rows, Ran
                                                columns.size(),
                                                size,
                                                dots[i]};
-          scatter.template run<kNeedGrid, kNeedCoords>();
+          scatter.template run<kNeedGrid, kNeedCoords>([](int64_t) {});
         });
       }
     }

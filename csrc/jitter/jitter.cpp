@@ -9,10 +9,8 @@
 
 namespace grad {
 
-namespace {
-
-at::Tensor jitter_noise_op(const at::Tensor& state, int64_t rows, int64_t dims, double probability,
-                           double std, bool per_batch) {
+at::Tensor drawn_noise(const at::Tensor& state, int64_t rows, int64_t dims, double probability, double std,
+                       bool per_batch) {
   check_jitter_state(state, "state");
   TORCH_CHECK_VALUE(rows >= 0 && dims >= 1 && dims <= kMaxDims, "rows must be at least 0 and dims 1 to ",
                     kMaxDims, ", got ", rows, " and ", dims);
@@ -35,7 +33,9 @@ at::Tensor jitter_noise_op(const at::Tensor& state, int64_t rows, int64_t dims, 
   return noise;
 }
 
-void register_jitter(torch::Library& library) { library.impl("jitter_noise", &jitter_noise_op); }
+namespace {
+
+void register_jitter(torch::Library& library) { library.impl("jitter_noise", &drawn_noise); }
 
 }  // namespace
 

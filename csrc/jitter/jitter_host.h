@@ -1,6 +1,8 @@
 // The noise's state as the operators take it, checked and made ready for the kernels.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include "common/checks.h"
 #include "common/philox.h"
 
@@ -18,5 +20,9 @@ inline JitterArgs jitter_args(const at::Tensor& state, double probability, doubl
   return {numbers, static_cast<float>(probability), static_cast<float>(std), per_batch,
           numbers && state.size(0) == 3 ? numbers + 2 : nullptr};
 }
+
+// The operator jitter_noise: (rows, dims) float32.
+at::Tensor drawn_noise(const at::Tensor& state, int64_t rows, int64_t dims, double probability, double std,
+                       bool per_batch);
 
 }  // namespace grad

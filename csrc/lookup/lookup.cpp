@@ -11,10 +11,12 @@ namespace grad {
 
 namespace {
 
-at::Tensor lookup(const at::Tensor& global_coords, const at::Tensor& global_grid, const at::Tensor& hidden,
-                  const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& grid,
-                  const std::optional<at::Tensor>& jitter_state, double jitter_probability, double jitter_std,
-                  bool jitter_per_batch, bool align_corners, bool border) {
+std::tuple<at::Tensor, at::Tensor> lookup(const at::Tensor& global_coords, const at::Tensor& global_grid,
+                                          const at::Tensor& hidden, const at::Tensor& weight,
+                                          const at::Tensor& bias, const at::Tensor& grid,
+                                          const std::optional<at::Tensor>& jitter_state,
+                                          double jitter_probability, double jitter_std, bool jitter_per_batch,
+                                          bool align_corners, bool border) {
   const ProjectInputs inputs{
       hidden,     weight,           bias,          grid,   jitter_state, jitter_probability,
       jitter_std, jitter_per_batch, align_corners, border, "local_grid"};
@@ -30,12 +32,12 @@ at::Tensor lookup(const at::Tensor& global_coords, const at::Tensor& global_grid
                   " images, hidden " + describe(hidden) + ", local_grid " + describe(grid));
   const c10::DeviceGuard guard(hidden.device());
   const at::Tensor out = at::empty({rows, 2 * channels}, hidden.options());
-  if (rows == 0 || channels == 0) return out;
-  const int64_t pixels = rows / images;
-  interpolate_into(global_coords, global_grid, align_corners, border, out,
-                   RowLayout{pixels * 2 * channels, channels, 2 * channels});
-  project_into(inputs, out.narrow(1, channels, channels));
-  return out;
+  if (rows > 0 && channels > 0) {
+    const int64_t pixels = rows / images;
+    interpolate_into(global_coords, global_grid, align_corners, border, out,
+                     RowLayout{pixels * 2 * channels, channels, 2 * channels});
+  }
+  return {out, project_into(inputs, out.narrow(1, channels, channels))};
 }
 
 void register_lookup(torch::Library& library) { library.impl("lookup", &lookup); }

@@ -92,8 +92,8 @@ constexpr int64_t kFusedGridValues = 1 << 18;
 // Parts of the rows, each with sums of its own for grid, weight and bias, added up in order at the end.
 // With grad_coords given, only the head's half is done.
 template <int D, typename T, typename G>
-void backward_cpu(const ProjectArgs<T, G>& args, const at::Tensor& grad_out, const Accumulate<T>* grad_coords,
-                  const ProjectOutputs& outputs) {
+void backward_cpu(const ProjectArgs<T, G>& args, const Accumulate<T>* activations, const at::Tensor& grad_out,
+                  const Accumulate<T>* grad_coords, const ProjectOutputs& outputs) {
   using A = Accumulate<T>;
   const auto numel = [](const at::Tensor& tensor) { return tensor.defined() ? tensor.numel() : 0; };
   const int64_t grid_size = grad_coords ? 0 : numel(outputs.grad_grid);
@@ -110,9 +110,10 @@ void backward_cpu(const ProjectArgs<T, G>& args, const at::Tensor& grad_out, con
                                           bias_size ? weight + weight_size : nullptr,
                                           grid_size ? grid : nullptr};
       if (grad_coords) {
-        project_head_backward_cpu<D>(args, grad_coords, parts[part], gradients);
+        project_head_backward_cpu<D>(args, activations, grad_coords, parts[part], gradients);
       } else {
-        project_backward_cpu<D>(args, data<T>(grad_out), grad_out.stride(0), parts[part], gradients);
+        project_backward_cpu<D>(args, activations, data<T>(grad_out), grad_out.stride(0), parts[part],
+                                gradients);
       }
     }
   });
@@ -128,8 +129,9 @@ void backward_cpu(const ProjectArgs<T, G>& args, const at::Tensor& grad_out, con
 
 // The same on the GPU. Returns false, and does nothing, where a block can't hold what it needs.
 template <int D, typename T, typename G>
-bool backward_cuda(const ProjectArgs<T, G>& args, const at::Tensor& grad_out,
-                   const Accumulate<T>* grad_coords, const ProjectOutputs& outputs) {
+bool backward_cuda(const ProjectArgs<T, G>& args, const Accumulate<T>* activations,
+                   const at::Tensor& grad_out, const Accumulate<T>* grad_coords,
+                   const ProjectOutputs& outputs) {
   using A = Accumulate<T>;
   const int64_t rows = grad_out.size(0);
   G* grad_grid = grad_coords ? nullptr : data<G>(outputs.grad_grid);
@@ -141,36 +143,24 @@ bool backward_cuda(const ProjectArgs<T, G>& args, const at::Tensor& grad_out,
   const at::Tensor workspace =
       at::empty({plan.parts * size}, grad_out.options().dtype(accumulate_type(grad_out.scalar_type())));
   project_backward_cuda<D>(
-      args, plan, data<T>(grad_out), grad_out.stride(0), grad_coords, rows,
+      args, plan, activations, data<T>(grad_out), grad_out.stride(0), grad_coords, rows,
       {data<T>(outputs.grad_hidden), data<A>(outputs.grad_weight), data<A>(outputs.grad_bias), nullptr},
       grad_grid, data<A>(workspace), current_stream());
   check_launch();
   return true;
 }
 
-template <int D, typename T, typename G>
-at::Tensor coordinates(const ProjectArgs<T, G>& args, const ProjectTensors& tensors) {
-  const at::Tensor coords = at::empty({tensors.hidden.size(0), D}, tensors.weight.options());
-  if constexpr (kWithCuda) {
-    if (coords.is_cuda()) {
-      project_coords_cuda<D>(args, data<Accumulate<T>>(coords), coords.size(0), current_stream());
-      check_launch();
-      return coords;
-    }
-  }
-  at::parallel_for(0, coords.size(0), 64, [&](int64_t begin, int64_t end) {
-    project_coords_cpu<D>(args, data<Accumulate<T>>(coords), {begin, end});
-  });
-  return coords;
+// u = a + jitter, (N, D).
+at::Tensor coordinates(const ProjectInputs& inputs, const at::Tensor& activations) {
+  if (!inputs.jitter_state.has_value()) return activations;
+  return activations + drawn_noise(*inputs.jitter_state, activations.size(0), activations.size(1),
+                                   inputs.jitter_probability, inputs.jitter_std, inputs.jitter_per_batch);
 }
 
 // The head's half for rows that are too wide for one block of the GPU: matrix products.
-template <int D, typename T, typename G>
-void head_backward_wide(ProjectArgs<T, G> args, const ProjectTensors& tensors, const at::Tensor& grad_coords,
-                        ProjectOutputs& outputs) {
-  args.jitter.state = nullptr;
-  const at::Tensor a = coordinates<D>(args, tensors);
-  const at::Tensor d = grad_coords * (1 - a * a);
+void head_backward_wide(const ProjectTensors& tensors, const at::Tensor& activations,
+                        const at::Tensor& grad_coords, ProjectOutputs& outputs) {
+  const at::Tensor d = grad_coords * (1 - activations * activations);
   if (outputs.grad_hidden.defined())
     outputs.grad_hidden = at::matmul(d, tensors.weight).to(tensors.hidden.scalar_type());
   if (outputs.grad_weight.defined())
@@ -180,48 +170,51 @@ void head_backward_wide(ProjectArgs<T, G> args, const ProjectTensors& tensors, c
 
 }  // namespace
 
-void project_into(const ProjectInputs& inputs, const at::Tensor& out) {
+at::Tensor project_into(const ProjectInputs& inputs, const at::Tensor& out) {
   const ProjectTensors tensors(inputs);
   const int64_t rows = inputs.hidden.size(0);
+  const at::Tensor activations = at::empty({rows, inputs.grid.dim() - 1}, tensors.weight.options());
   dispatch_project(inputs, tensors, [&](const auto& args, auto dims) {
     constexpr int D = decltype(dims)::value;
     using T = std::remove_const_t<std::remove_pointer_t<decltype(args.hidden)>>;
+    Accumulate<T>* a = data<Accumulate<T>>(activations);
     if constexpr (kWithCuda) {
       if (out.is_cuda()) {
-        project_forward_cuda<D>(args, data<T>(out), out.stride(0), rows, current_stream());
+        project_forward_cuda<D>(args, data<T>(out), out.stride(0), a, rows, current_stream());
         return check_launch();
       }
     }
     const Partition parts = forward_tiles(rows);
     at::parallel_for(0, parts.count(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t part = begin; part < end; ++part) {
-        project_forward_cpu<D>(args, data<T>(out), out.stride(0), parts[part]);
+        project_forward_cpu<D>(args, data<T>(out), out.stride(0), a, parts[part]);
       }
     });
   });
+  return activations;
 }
 
 namespace {
 
-at::Tensor project(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& bias,
-                   const at::Tensor& grid, const std::optional<at::Tensor>& jitter_state,
-                   double jitter_probability, double jitter_std, bool jitter_per_batch, bool align_corners,
-                   bool border) {
+std::tuple<at::Tensor, at::Tensor> project(const at::Tensor& hidden, const at::Tensor& weight,
+                                           const at::Tensor& bias, const at::Tensor& grid,
+                                           const std::optional<at::Tensor>& jitter_state,
+                                           double jitter_probability, double jitter_std,
+                                           bool jitter_per_batch, bool align_corners, bool border) {
   const ProjectInputs inputs{
       hidden,     weight,           bias,          grid,  jitter_state, jitter_probability,
       jitter_std, jitter_per_batch, align_corners, border};
   check_project(inputs);
   const c10::DeviceGuard guard(hidden.device());
   const at::Tensor out = at::empty({hidden.size(0), grid.size(-1)}, hidden.options());
-  project_into(inputs, out);
-  return out;
+  return {out, project_into(inputs, out)};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> project_backward(
     const at::Tensor& grad_out, const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& bias,
-    const at::Tensor& grid, const std::optional<at::Tensor>& jitter_state, double jitter_probability,
-    double jitter_std, bool jitter_per_batch, bool align_corners, bool border, bool need_hidden,
-    bool need_weight, bool need_bias, bool need_grid, bool deterministic) {
+    const at::Tensor& grid, const at::Tensor& activations, const std::optional<at::Tensor>& jitter_state,
+    double jitter_probability, double jitter_std, bool jitter_per_batch, bool align_corners, bool border,
+    bool need_hidden, bool need_weight, bool need_bias, bool need_grid, bool deterministic) {
   const ProjectInputs inputs{
       hidden,     weight,           bias,          grid,  jitter_state, jitter_probability,
       jitter_std, jitter_per_batch, align_corners, border};
@@ -232,6 +225,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> project_backward(
   check_same_device(grad_out, "grad_out", hidden, "hidden");
   TORCH_CHECK_TYPE(grad_out.scalar_type() == hidden.scalar_type(), "grad_out must have the type of hidden, ",
                    name_of(hidden.scalar_type()), ", got ", describe(grad_out));
+  const at::ScalarType accumulate = accumulate_type(hidden.scalar_type());
+  check_shape(activations.sizes() == at::IntArrayRef{rows, weight.size(0)} && activations.is_contiguous() &&
+                  activations.scalar_type() == accumulate,
+              activations, "activations",
+              std::string("what project returned, (N, D) ") + name_of(accumulate) + ", contiguous");
+  check_same_device(activations, "activations", hidden, "hidden");
   const c10::DeviceGuard guard(hidden.device());
   const ProjectTensors tensors(inputs);
   const at::Tensor values = with_adjacent_columns(grad_out);
@@ -245,23 +244,24 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> project_backward(
   dispatch_project(inputs, tensors, [&](const auto& args, auto dims) {
     constexpr int D = decltype(dims)::value;
     using A = typename std::remove_reference_t<decltype(args)>::A;
+    const A* a = data<A>(activations);
     const bool on_cuda = kWithCuda && values.is_cuda();
     if constexpr (kWithCuda) {
-      if (on_cuda && backward_cuda<D>(args, values, nullptr, outputs)) return;
+      if (on_cuda && backward_cuda<D>(args, a, values, nullptr, outputs)) return;
     }
     if (!on_cuda && grid.numel() <= kFusedGridValues) {
-      return backward_cpu<D>(args, values, nullptr, outputs);
+      return backward_cpu<D>(args, a, values, nullptr, outputs);
     }
-    const at::Tensor coords = coordinates<D>(args, tensors);
+    const at::Tensor coords = coordinates(inputs, activations);
     const auto [grad_coords, grad_grid] = interpolate_backward(values, coords, tensors.grid, align_corners,
                                                                border, need_head, need_grid, deterministic);
     if (need_grid) outputs.grad_grid = grad_grid;
     if (!need_head) return;
     if constexpr (kWithCuda) {
-      if (on_cuda && backward_cuda<D>(args, values, data<A>(grad_coords), outputs)) return;
-      if (on_cuda) return head_backward_wide<D>(args, tensors, grad_coords, outputs);
+      if (on_cuda && backward_cuda<D>(args, a, values, data<A>(grad_coords), outputs)) return;
+      if (on_cuda) return head_backward_wide(tensors, activations, grad_coords, outputs);
     }
-    backward_cpu<D>(args, values, data<A>(grad_coords), outputs);
+    backward_cpu<D>(args, a, values, data<A>(grad_coords), outputs);
   });
   const auto result = [](const at::Tensor& gradient, const at::Tensor& of) {
     return gradient.defined() ? gradient.to(of.scalar_type()) : at::empty({0}, of.options());

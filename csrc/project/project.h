@@ -39,28 +39,26 @@ struct ProjectGradients {
   A* grad_grid;    // (cells, C), added to
 };
 
+// Writes the values to `out`, and a, (N, D), to `activations`: with them the backward pass reads h but
+// once, when it has the gradients of the coordinates.
 template <int D, typename T, typename G>
-void project_forward_cpu(const ProjectArgs<T, G>& args, T* out, int64_t out_stride, Range rows);
+void project_forward_cpu(const ProjectArgs<T, G>& args, T* out, int64_t out_stride,
+                         Accumulate<T>* activations, Range rows);
 
 template <int D, typename T, typename G>
-void project_backward_cpu(const ProjectArgs<T, G>& args, const T* grad_out, int64_t grad_out_stride,
-                          Range rows, const ProjectGradients<T>& gradients);
+void project_backward_cpu(const ProjectArgs<T, G>& args, const Accumulate<T>* activations, const T* grad_out,
+                          int64_t grad_out_stride, Range rows, const ProjectGradients<T>& gradients);
 
-// The two halves of project_backward, for grids that are too large for a private copy of their
-// gradient: coordinates u, (N, D), first; then, from their gradient, that of the head.
+// The head's half of it, from the gradient of the coordinates, (N, D): for grids that are too large for a
+// private copy of their gradient.
 template <int D, typename T, typename G>
-void project_coords_cpu(const ProjectArgs<T, G>& args, Accumulate<T>* coords, Range rows);
-
-template <int D, typename T, typename G>
-void project_head_backward_cpu(const ProjectArgs<T, G>& args, const Accumulate<T>* grad_coords, Range rows,
+void project_head_backward_cpu(const ProjectArgs<T, G>& args, const Accumulate<T>* activations,
+                               const Accumulate<T>* grad_coords, Range rows,
                                const ProjectGradients<T>& gradients);
 
 template <int D, typename T, typename G>
-void project_forward_cuda(const ProjectArgs<T, G>& args, T* out, int64_t out_stride, int64_t rows,
-                          Stream stream);
-
-template <int D, typename T, typename G>
-void project_coords_cuda(const ProjectArgs<T, G>& args, Accumulate<T>* coords, int64_t rows, Stream stream);
+void project_forward_cuda(const ProjectArgs<T, G>& args, T* out, int64_t out_stride,
+                          Accumulate<T>* activations, int64_t rows, Stream stream);
 
 // How the backward pass is cut: each block has a share of the rows, all columns, and sums of its own.
 struct ProjectPlan {
@@ -78,8 +76,9 @@ ProjectPlan plan_project_cuda(const ProjectArgs<T, G>& args, const T* grad_out, 
 // With grad_coords (N, D) given, only the head's half. `workspace` holds the blocks' sums one after the
 // other, each grid, weight, bias as far as they are wanted; totals are written to `gradients` in order.
 template <int D, typename T, typename G>
-void project_backward_cuda(const ProjectArgs<T, G>& args, const ProjectPlan& plan, const T* grad_out,
-                           int64_t grad_out_stride, const Accumulate<T>* grad_coords, int64_t rows,
+void project_backward_cuda(const ProjectArgs<T, G>& args, const ProjectPlan& plan,
+                           const Accumulate<T>* activations, const T* grad_out, int64_t grad_out_stride,
+                           const Accumulate<T>* grad_coords, int64_t rows,
                            const ProjectGradients<T>& gradients, G* grad_grid, Accumulate<T>* workspace,
                            Stream stream);
 

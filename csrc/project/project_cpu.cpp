@@ -1,5 +1,5 @@
-// The fused local head on the CPU, a tile of rows at a time: h is read from memory once, and is still in
-// the second-level cache when the backward pass needs it again for dW. Lookups go in the order of cells.
+// The fused local head on the CPU, a tile of rows at a time. Lookups go in the order of cells; in the
+// backward pass each row is done with before the next, whose memory is asked for meanwhile.
 #include "project/project.h"
 
 #include <algorithm>
@@ -18,34 +18,30 @@
 namespace grad {
 
 template <int D, typename T, typename G>
-void project_forward_cpu(const ProjectArgs<T, G>& args, T* out, int64_t out_stride, Range rows) {
-  GRAD_DISPATCH_ISA(project_forward<D>(args, out, out_stride, rows));
+void project_forward_cpu(const ProjectArgs<T, G>& args, T* out, int64_t out_stride,
+                         Accumulate<T>* activations, Range rows) {
+  GRAD_DISPATCH_ISA(project_forward<D>(args, out, out_stride, activations, rows));
 }
 
 template <int D, typename T, typename G>
-void project_backward_cpu(const ProjectArgs<T, G>& args, const T* grad_out, int64_t grad_out_stride,
-                          Range rows, const ProjectGradients<T>& gradients) {
-  GRAD_DISPATCH_ISA(project_backward<D>(args, grad_out, grad_out_stride, rows, gradients));
+void project_backward_cpu(const ProjectArgs<T, G>& args, const Accumulate<T>* activations, const T* grad_out,
+                          int64_t grad_out_stride, Range rows, const ProjectGradients<T>& gradients) {
+  GRAD_DISPATCH_ISA(project_backward<D>(args, activations, grad_out, grad_out_stride, rows, gradients));
 }
 
 template <int D, typename T, typename G>
-void project_coords_cpu(const ProjectArgs<T, G>& args, Accumulate<T>* coords, Range rows) {
-  GRAD_DISPATCH_ISA(project_coords<D>(args, coords, rows));
-}
-
-template <int D, typename T, typename G>
-void project_head_backward_cpu(const ProjectArgs<T, G>& args, const Accumulate<T>* grad_coords, Range rows,
+void project_head_backward_cpu(const ProjectArgs<T, G>& args, const Accumulate<T>* activations,
+                               const Accumulate<T>* grad_coords, Range rows,
                                const ProjectGradients<T>& gradients) {
-  GRAD_DISPATCH_ISA(project_head_backward<D>(args, grad_coords, rows, gradients));
+  GRAD_DISPATCH_ISA(project_head_backward<D>(args, activations, grad_coords, rows, gradients));
 }
 
-#define GRAD_INSTANTIATE(D, T, G)                                                                   \
-  template void project_forward_cpu<D>(const ProjectArgs<T, G>&, T*, int64_t, Range);               \
-  template void project_backward_cpu<D>(const ProjectArgs<T, G>&, const T*, int64_t, Range,         \
-                                        const ProjectGradients<T>&);                                \
-  template void project_coords_cpu<D>(const ProjectArgs<T, G>&, Accumulate<T>*, Range);             \
-  template void project_head_backward_cpu<D>(const ProjectArgs<T, G>&, const Accumulate<T>*, Range, \
-                                             const ProjectGradients<T>&);
+#define GRAD_INSTANTIATE(D, T, G)                                                                          \
+  template void project_forward_cpu<D>(const ProjectArgs<T, G>&, T*, int64_t, Accumulate<T>*, Range);      \
+  template void project_backward_cpu<D>(const ProjectArgs<T, G>&, const Accumulate<T>*, const T*, int64_t, \
+                                        Range, const ProjectGradients<T>&);                                \
+  template void project_head_backward_cpu<D>(const ProjectArgs<T, G>&, const Accumulate<T>*,               \
+                                             const Accumulate<T>*, Range, const ProjectGradients<T>&);
 #define GRAD_INSTANTIATE_DIMS(T, G) GRAD_FOR_EACH_DIM(GRAD_INSTANTIATE, T, G)
 GRAD_FOR_EACH_TYPE_PAIR(GRAD_INSTANTIATE_DIMS)
 

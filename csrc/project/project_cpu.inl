@@ -7,76 +7,62 @@ constexpr int kTileRows = 256;
 
 // Asks for memory while something else is computed, a line of the cache at a time, so that there is always
 // one on its way and never more than the processor can wait for. Lookups take rows in an order that it
-// can't foresee, so the values' rows are asked for while the activations are computed, and those of dh
-// during the lookups. It does no harm to ask for what is not there.
+// can't foresee. It does no harm to ask for what is not there.
 template <bool kForWriting, typename T>
 inline void prefetch_line(const T* row, int64_t column) {
   constexpr int kLine = 64 / sizeof(T);  // values in a line
   if (column % kLine == 0) __builtin_prefetch(row + column, kForWriting, 3);
 }
 
-template <bool kForWriting, typename T>
-inline void prefetch_row(const T* row, int64_t columns) {
-  for (int64_t c = 0; c < columns; c += 64 / sizeof(T)) prefetch_line<kForWriting>(row, c);
-}
+constexpr int kRowsAhead = 3;  // in memory's order, where the processor foresees nothing behind a page's end
+constexpr int kPlacesAhead = 8;  // in the order of cells
 
-constexpr int kRowsAhead = 3;  // of h, on top of what the processor foresees: it stops at each page's end
-
-// a_j = tanh(<h, W_j> + b_j) for rows [begin, begin + count) of a tile; calls prefetch(i, c) at column c.
-template <int D, typename A>
-struct Activations {
-  A a[padded<A>(kTileRows * D)] = {};
-
-  const A* operator[](int row) const { return a + row * D; }
-
-  template <typename T, typename G, typename Prefetch>
-  void fill(const ProjectArgs<T, G>& args, int64_t begin, int count, Prefetch&& prefetch) {
-    for (int i = 0; i < count; ++i) {
-      const T* hidden = args.hidden + (begin + i) * args.hidden_stride;
-      const T* ahead = hidden + kRowsAhead * args.hidden_stride;
-      ColumnSum<A> sums[D];
-      for_columns<A>(args.hidden_columns, [&](auto pack, int64_t c) {
-        prefetch(i, c);
-        prefetch_line<false>(ahead, c);
-        const auto h = pack.load(hidden + c);
-        unrolled<D>([&](auto j) { sums[j].add(h * pack.load(args.weight + j * args.hidden_columns + c)); });
-      });
-      unrolled<D>([&](auto j) { a[i * D + j] = sums[j].total() + args.bias[j]; });
-    }
-    replace_by_tanh(a, count * D);
+// a_j = tanh(<h, W_j> + b_j) for rows [begin, begin + count) of a tile, (count, D), with room for
+// padded(count * D); calls prefetch(i, c) at column c.
+template <int D, typename T, typename G, typename Prefetch>
+inline void activate(const ProjectArgs<T, G>& args, int64_t begin, int count, Accumulate<T>* a,
+                     Prefetch&& prefetch) {
+  using A = Accumulate<T>;
+  for (int i = 0; i < count; ++i) {
+    const T* hidden = args.hidden + (begin + i) * args.hidden_stride;
+    const T* ahead = hidden + kRowsAhead * args.hidden_stride;
+    ColumnSum<A> sums[D];
+    for_columns<A>(args.hidden_columns, [&](auto pack, int64_t c) {
+      prefetch(i, c);
+      prefetch_line<false>(ahead, c);
+      const auto h = pack.load(hidden + c);
+      unrolled<D>([&](auto j) { sums[j].add(h * pack.load(args.weight + j * args.hidden_columns + c)); });
+    });
+    unrolled<D>([&](auto j) { a[i * D + j] = sums[j].total() + args.bias[j]; });
   }
-};
-
-// u_j = a_j + noise_j for rows [begin, begin + count), (count, D).
-template <int D, typename A>
-inline void add_jitter(const JitterArgs& jitter, int64_t begin, int count, const A* a, A* u) {
-  float noise[kTileRows * D] = {};
-  if (jitter.state) fill_noise<D>(jitter, begin, count, noise);
-  for (int i = 0; i < count * D; ++i) u[i] = a[i] + noise[i];
+  replace_by_tanh(a, count * D);
 }
 
-// Rows [begin, begin + count) with their place in the grid, and the order of their cells: rows that
+// Rows [begin, begin + count) with their place in the grid, in the order of their cells: rows that
 // follow each other then share their corners, or find them in the first-level cache.
 template <int D, typename A>
 class Tile {
  public:
-  Activations<D, A> activations;
-
-  template <typename T, typename G, typename Prefetch>
-  void fill(const ProjectArgs<T, G>& args, int64_t begin, int count, Prefetch&& prefetch) {
+  // `a` is (count, D), the activations of these rows.
+  void fill(const Lattice& lattice, const JitterArgs& jitter, int64_t begin, int count, const A* a) {
     count_ = count;
+    float noise[kTileRows * D] = {};
+    if (jitter.state) fill_noise<D>(jitter, begin, count, noise);
     int64_t keys[kTileRows];
-    A u[kTileRows * D];
-    activations.fill(args, begin, count, prefetch);
-    add_jitter<D>(args.jitter, begin, count, activations.a, u);
     for (int i = 0; i < count; ++i) {
-      cells_[i] = locate<A, D>(u + i * D, args.lattice);
-      keys[i] = cell_key(cells_[i], args.lattice);
+      A u[D];
+      for (int j = 0; j < D; ++j) u[j] = a[i * D + j] + noise[i * D + j];
+      cells_[i] = locate<A, D>(u, lattice);
+      keys[i] = cell_key(cells_[i], lattice);
     }
-    sort(keys, key_count<D>(args.lattice));
+    sort(keys, key_count<D>(lattice));
   }
 
-  // Calls body(rows, corners) with arrays of two rows of the same cell, or of one; rows count from begin.
+  // The row, counted from begin, that comes at a place of the order; the last one for places behind it.
+  int row(int place) const { return order_[std::min(place, count_ - 1)]; }
+
+  // Calls body(place, rows, corners) for arrays of two rows of the same cell, or of one, which come at
+  // `place` and behind it.
   template <typename Body>
   void for_groups(const Lattice& lattice, Body&& body) const {
     for (int i = 0; i < count_;) {
@@ -85,12 +71,12 @@ class Tile {
       if (second >= 0) {
         const int rows[] = {first, second};
         const Corners<A, D> corners[] = {{cells_[first], lattice}, {cells_[second], lattice}};
-        body(rows, corners);
+        body(i, rows, corners);
         i += 2;
       } else {
         const int rows[] = {first};
         const Corners<A, D> corners[] = {{cells_[first], lattice}};
-        body(rows, corners);
+        body(i, rows, corners);
         i += 1;
       }
     }
@@ -128,46 +114,51 @@ inline void for_tiles(Range rows, Body&& body) {
 // With d_j = dcoord_j (1 - a_j^2), as tanh' = 1 - tanh^2 and jitter adds a constant:
 //   dh = sum_j d_j W_j,  dW_j += d_j h,  db_j += d_j.
 template <int D, typename T, typename G>
-inline void head_backward(const ProjectArgs<T, G>& args, int64_t row, const Accumulate<T>* a,
+inline void head_backward(const ProjectArgs<T, G>& args, int64_t row, const Accumulate<T>* activations,
                           const Accumulate<T>* grad_coords, const ProjectGradients<T>& gradients) {
   using A = Accumulate<T>;
-  A d[D];
-  for (int j = 0; j < D; ++j) d[j] = grad_coords[j] * (1 - a[j] * a[j]);
   const int64_t columns = args.hidden_columns;
-  if (gradients.grad_hidden) {
-    T* grad_hidden = gradients.grad_hidden + row * columns;
-    for_columns<A>(columns, [&](auto pack, int64_t c) {
+  const T* hidden = args.hidden + row * args.hidden_stride;
+  T* grad_hidden = gradients.grad_hidden ? gradients.grad_hidden + row * columns : nullptr;
+  A d[D];
+  for (int j = 0; j < D; ++j) {
+    const A a = activations[row * D + j];
+    d[j] = grad_coords[j] * (1 - a * a);
+    if (gradients.grad_bias) gradients.grad_bias[j] += d[j];
+  }
+  for_columns<A>(columns, [&](auto pack, int64_t c) {
+    if (gradients.grad_hidden) {
+      prefetch_line<true>(grad_hidden + kRowsAhead * columns, c);
       auto sum = pack.load(args.weight + c) * d[0];
 #pragma GCC unroll 4
       for (int j = 1; j < D; ++j) sum += pack.load(args.weight + j * columns + c) * d[j];
       pack.store(grad_hidden + c, sum);
-    });
-  }
-  if (gradients.grad_weight) {
-    const T* hidden = args.hidden + row * args.hidden_stride;
-    for_columns<A>(columns, [&](auto pack, int64_t c) {
+    }
+    if (gradients.grad_weight) {
+      prefetch_line<false>(hidden + kRowsAhead * args.hidden_stride, c);
       const auto h = pack.load(hidden + c);
 #pragma GCC unroll 4
       for (int j = 0; j < D; ++j) {
         A* place = gradients.grad_weight + j * columns + c;
         pack.store(place, pack.load(place) + h * d[j]);
       }
-    });
-  }
-  if (gradients.grad_bias) {
-    for (int j = 0; j < D; ++j) gradients.grad_bias[j] += d[j];
-  }
+    }
+  });
 }
 
 template <int D, typename T, typename G>
-void project_forward(const ProjectArgs<T, G>& args, T* out, int64_t out_stride, Range rows) {
+void project_forward(const ProjectArgs<T, G>& args, T* out, int64_t out_stride, Accumulate<T>* activations,
+                     Range rows) {
   using A = Accumulate<T>;
+  A a[padded<A>(kTileRows * D)] = {};
   Tile<D, A> tile;
   for_tiles(rows, [&](int64_t begin, int count) {
     const auto place = [&](int row) { return out + (begin + row) * out_stride; };
     const auto prefetch = [&](int row, int64_t c) { prefetch_line<true>(place(row), c); };
-    tile.fill(args, begin, count, prefetch);
-    tile.for_groups(args.lattice, [&](const auto& group, const auto& corners) {
+    activate<D>(args, begin, count, a, prefetch);
+    std::copy_n(a, count * D, activations + begin * D);
+    tile.fill(args.lattice, args.jitter, begin, count, a);
+    tile.for_groups(args.lattice, [&](int, const auto& group, const auto& corners) {
       constexpr int kRows = std::extent_v<std::remove_reference_t<decltype(group)>>;
       T* places[kRows];
       for (int r = 0; r < kRows; ++r) places[r] = place(group[r]);
@@ -177,71 +168,59 @@ void project_forward(const ProjectArgs<T, G>& args, T* out, int64_t out_stride, 
 }
 
 template <int D, bool kNeedGrid, bool kNeedHead, typename T, typename G>
-void project_backward(const ProjectArgs<T, G>& args, const T* grad_out, int64_t grad_out_stride, Range rows,
-                      const ProjectGradients<T>& gradients) {
+void project_backward(const ProjectArgs<T, G>& args, const Accumulate<T>* activations, const T* grad_out,
+                      int64_t grad_out_stride, Range rows, const ProjectGradients<T>& gradients) {
   using A = Accumulate<T>;
   const int64_t columns = args.columns;
   Tile<D, A> tile;
   A grad_coords[kTileRows][D];
   for_tiles(rows, [&](int64_t begin, int count) {
-    const auto place = [&](int row) { return grad_out + (begin + row) * grad_out_stride; };
-    const auto prefetch = [&](int row, int64_t c) { prefetch_line<false>(place(row), c); };
-    tile.fill(args, begin, count, prefetch);
-    int prefetched = 0;  // rows of grad_hidden
-    tile.for_groups(args.lattice, [&](const auto& group, const auto& corners) {
+    const auto values = [&](int row) { return grad_out + (begin + row) * grad_out_stride; };
+    tile.fill(args.lattice, args.jitter, begin, count, activations + begin * D);
+    tile.for_groups(args.lattice, [&](int place, const auto& group, const auto& corners) {
       constexpr int kRows = std::extent_v<std::remove_reference_t<decltype(group)>>;
-      const T* places[kRows];
-      for (int r = 0; r < kRows; ++r) places[r] = place(group[r]);
-      if (gradients.grad_hidden) {
-        for (int r = 0; r < kRows; ++r, ++prefetched) {
-          prefetch_row<true>(gradients.grad_hidden + (begin + prefetched) * args.hidden_columns,
-                             args.hidden_columns);
-        }
+      const T *places[kRows], *ahead[kRows];
+      for (int r = 0; r < kRows; ++r) {
+        places[r] = values(group[r]);
+        ahead[r] = values(tile.row(place + kPlacesAhead + r));
       }
       A dots[kRows][Corners<A, D>::kCount] = {};
       const Scatter<kRows, T, G, A, D> scatter{corners, places,  args.grid, columns, gradients.grad_grid,
                                                columns, columns, dots};
-      scatter.template run<kNeedGrid, kNeedHead>();
+      scatter.template run<kNeedGrid, kNeedHead>(
+          [&](int64_t c) { unrolled<kRows>([&](auto r) { prefetch_line<false>(ahead[r], c); }); });
       for (int r = 0; r < kRows; ++r) coords_gradient(corners[r], dots[r], grad_coords[group[r]]);
     });
     if constexpr (kNeedHead) {
       for (int i = 0; i < count; ++i) {
-        head_backward<D>(args, begin + i, tile.activations[i], grad_coords[i], gradients);
+        head_backward<D>(args, begin + i, activations, grad_coords[i], gradients);
       }
     }
   });
 }
 
 template <int D, typename T, typename G>
-void project_backward(const ProjectArgs<T, G>& args, const T* grad_out, int64_t grad_out_stride, Range rows,
-                      const ProjectGradients<T>& gradients) {
+void project_backward(const ProjectArgs<T, G>& args, const Accumulate<T>* activations, const T* grad_out,
+                      int64_t grad_out_stride, Range rows, const ProjectGradients<T>& gradients) {
   const bool need_head = gradients.grad_hidden || gradients.grad_weight || gradients.grad_bias;
+  const auto run = [&](auto need_grid, auto need_head) {
+    project_backward<D, decltype(need_grid)::value, decltype(need_head)::value>(
+        args, activations, grad_out, grad_out_stride, rows, gradients);
+  };
   if (need_head && gradients.grad_grid) {
-    project_backward<D, true, true>(args, grad_out, grad_out_stride, rows, gradients);
+    run(std::true_type{}, std::true_type{});
   } else if (need_head) {
-    project_backward<D, false, true>(args, grad_out, grad_out_stride, rows, gradients);
+    run(std::false_type{}, std::true_type{});
   } else if (gradients.grad_grid) {
-    project_backward<D, true, false>(args, grad_out, grad_out_stride, rows, gradients);
+    run(std::true_type{}, std::false_type{});
   }
 }
 
 template <int D, typename T, typename G>
-void project_coords(const ProjectArgs<T, G>& args, Accumulate<T>* coords, Range rows) {
-  Activations<D, Accumulate<T>> a;
-  for_tiles(rows, [&](int64_t begin, int count) {
-    a.fill(args, begin, count, [](int, int64_t) {});
-    add_jitter<D>(args.jitter, begin, count, a.a, coords + begin * D);
-  });
-}
-
-template <int D, typename T, typename G>
-void project_head_backward(const ProjectArgs<T, G>& args, const Accumulate<T>* grad_coords, Range rows,
+void project_head_backward(const ProjectArgs<T, G>& args, const Accumulate<T>* activations,
+                           const Accumulate<T>* grad_coords, Range rows,
                            const ProjectGradients<T>& gradients) {
-  Activations<D, Accumulate<T>> a;
-  for_tiles(rows, [&](int64_t begin, int count) {
-    a.fill(args, begin, count, [](int, int64_t) {});
-    for (int i = 0; i < count; ++i) {
-      head_backward<D>(args, begin + i, a[i], grad_coords + (begin + i) * D, gradients);
-    }
-  });
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    head_backward<D>(args, row, activations, grad_coords + row * D, gradients);
+  }
 }

@@ -3,10 +3,10 @@
 // Forward: a warp takes 8 rows of h, reads each once in 16-byte packets, and sums all their dot
 // products with W together; then each lane does tanh, jitter and cell of one coordinate, and the warp
 // interpolates row after row. One read of h, one write of the result.
-// Backward: a block takes tiles of rows. It finds the coordinates as in forward, sorts the tile by cell,
-// and gives each thread its columns: of the grid's gradient (in shared memory, see
-// interpolate/corners.cuh), of dh and of dW. One read of h and of the gradient from memory (h comes a
-// second time from the cache), one write of dh; no atomics, sums in fixed order.
+// Backward: a block takes tiles of rows. It adds the jitter to forward's activations, sorts the tile by
+// cell, and gives each thread its columns: of the grid's gradient (in shared memory, see
+// interpolate/corners.cuh), of dh and of dW. One read of h and of the gradient, one write of dh; no
+// atomics, sums in fixed order.
 #include <algorithm>
 #include <cmath>
 
@@ -27,9 +27,8 @@ template <int D>
 constexpr int kSlots = D == 3 ? 4 : D;
 
 // Coordinate j of kWarpRows rows from `first` on, each in the lane that owns value r * kSlots + j:
-// a = tanh(<h, W_j> + b_j), and u = a + noise. Rows from `end` on repeat the last. kCache: whether the
-// block reads h again.
-template <int D, int kWidth, Cache kCache, typename T, typename G>
+// a = tanh(<h, W_j> + b_j), and u = a + noise. Rows from `end` on repeat the last.
+template <int D, int kWidth, typename T, typename G>
 __device__ __forceinline__ void warp_coordinates(const ProjectArgs<T, G>& args, int64_t first, int64_t end,
                                                  Accumulate<T>& a, Accumulate<T>& u) {
   using A = Accumulate<T>;
@@ -42,7 +41,8 @@ __device__ __forceinline__ void warp_coordinates(const ProjectArgs<T, G>& args, 
     Packet<T, kWidth> h[kWarpRows];
 #pragma unroll
     for (int r = 0; r < kWarpRows; ++r) {
-      h[r] = load_packet<kCache, T, kWidth>(args.hidden + min(first + r, end - 1) * args.hidden_stride + c);
+      h[r] = load_packet<Cache::kStream, T, kWidth>(args.hidden +
+                                                    min(first + r, end - 1) * args.hidden_stride + c);
     }
 #pragma unroll
     for (int j = 0; j < D; ++j) {
@@ -71,14 +71,17 @@ __device__ __forceinline__ void warp_coordinates(const ProjectArgs<T, G>& args, 
 template <int D, typename T, typename G, int kWidth>
 __global__ void __launch_bounds__(kThreads, 1)
     project_forward_kernel(const ProjectArgs<T, G> args, T* __restrict__ out, int64_t out_stride,
-                           int64_t rows) {
+                           Accumulate<T>* __restrict__ activations, int64_t rows) {
   using A = Accumulate<T>;
   constexpr int kValues = kWarpRows * kSlots<D>;
   const int lane = threadIdx.x % kWarpSize;
   const int64_t first = (int64_t{blockIdx.x} * (kThreads / kWarpSize) + threadIdx.x / kWarpSize) * kWarpRows;
   if (first >= rows) return;
   A a, u;
-  warp_coordinates<D, kWidth, Cache::kStream>(args, first, rows, a, u);
+  warp_coordinates<D, kWidth>(args, first, rows, a, u);
+  const int owned = owned_value<kValues>(lane), j = owned % kSlots<D>;
+  const int64_t row = first + owned / kSlots<D>;
+  if (j < D && row < rows && owner_of<kValues>(owned) == lane) activations[row * D + j] = a;
 #pragma unroll 2
   for (int r = 0; r < kWarpRows && first + r < rows; ++r) {
     A coords[D];
@@ -90,20 +93,6 @@ __global__ void __launch_bounds__(kThreads, 1)
                    gather<T, kWidth>(cell, args.lattice, args.grid + c, args.columns));
     }
   }
-}
-
-template <int D, typename T, typename G, int kWidth>
-__global__ void __launch_bounds__(kThreads, 1)
-    project_coords_kernel(const ProjectArgs<T, G> args, Accumulate<T>* __restrict__ coords, int64_t rows) {
-  constexpr int kValues = kWarpRows * kSlots<D>;
-  const int lane = threadIdx.x % kWarpSize;
-  const int64_t first = (int64_t{blockIdx.x} * (kThreads / kWarpSize) + threadIdx.x / kWarpSize) * kWarpRows;
-  if (first >= rows) return;
-  Accumulate<T> a, u;
-  warp_coordinates<D, kWidth, Cache::kStream>(args, first, rows, a, u);
-  const int owned = owned_value<kValues>(lane), j = owned % kSlots<D>;
-  const int64_t row = first + owned / kSlots<D>;
-  if (j < D && row < rows && owner_of<kValues>(owned) == lane) coords[row * D + j] = u;
 }
 
 // Backward ----------------------------------------------------------------------------------------
@@ -124,8 +113,9 @@ struct BlockSums {
 
 template <int D, typename T, typename G, int kWidth, bool kWithLookup>
 __global__ void __launch_bounds__((kBackwardThreads<D, T>), 1)
-    project_backward_kernel(const ProjectArgs<T, G> args, const T* __restrict__ grad_out,
-                            int64_t grad_out_stride,
+    project_backward_kernel(const ProjectArgs<T, G> args,
+                            const Accumulate<T>* __restrict__ activations,  // (N, D)
+                            const T* __restrict__ grad_out, int64_t grad_out_stride,
                             const Accumulate<T>* __restrict__ grad_coords,  // (N, D), unless kWithLookup
                             int64_t rows, int64_t rows_per_block, int cells,
                             T* __restrict__ grad_hidden,     // (N, Ch), or null
@@ -134,11 +124,10 @@ __global__ void __launch_bounds__((kBackwardThreads<D, T>), 1)
   using A = Accumulate<T>;
   using Tile = SortedTile<A, D>;
   constexpr int kRows = Tile::kRows;
-  constexpr int kValues = kWarpRows * kSlots<D>;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ Tile tile;
   __shared__ A activation[kRows][D], coordinate[kRows][D], gradient[kRows][D];  // a, u, d
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize, warps = blockDim.x / kWarpSize;
+  const int warps = blockDim.x / kWarpSize;
   A* dots = reinterpret_cast<A*>(shared);
   A* sums = reinterpret_cast<A*>(shared + (kWithLookup ? dots_bytes<A, D>(warps) : 0));
   const bool need_head = grad_hidden || parts.weight || parts.bias;
@@ -163,13 +152,13 @@ __global__ void __launch_bounds__((kBackwardThreads<D, T>), 1)
   for (int64_t first = begin; first < end; first += kRows) {
     const int size = static_cast<int>(min(int64_t{kRows}, end - first));
     __syncthreads();  // the last tile's gradients are done with
-    for (int r = warp * kWarpRows; r < size; r += warps * kWarpRows) {
-      A a, u;
-      warp_coordinates<D, kWidth == 1 ? 1 : kFullWidth<T>, Cache::kKeep>(args, first + r, end, a, u);
-      const int owned = owned_value<kValues>(lane), j = owned % kSlots<D>, row = r + owned / kSlots<D>;
-      if (j < D && row < size && owner_of<kValues>(owned) == lane) {
-        activation[row][j] = a;
-        coordinate[row][j] = u;
+    for (int t = threadIdx.x; t < size; t += blockDim.x) {
+      float noise[D] = {};
+      if (kWithLookup && args.jitter.state) jitter_noise<D>(args.jitter, first + t, noise);
+#pragma unroll
+      for (int j = 0; j < D; ++j) {
+        activation[t][j] = activations[(first + t) * D + j];
+        coordinate[t][j] = activation[t][j] + noise[j];
       }
     }
     __syncthreads();
@@ -247,13 +236,14 @@ __global__ void __launch_bounds__((kBackwardThreads<D, T>), 1)
 }
 
 template <int D, int kWidth, bool kWithLookup, typename T, typename G>
-void launch_backward(const ProjectArgs<T, G>& args, const ProjectPlan& plan, const T* grad_out,
-                     int64_t grad_out_stride, const Accumulate<T>* grad_coords, int64_t rows, T* grad_hidden,
-                     const BlockSums<Accumulate<T>>& parts, int64_t part_size, Stream stream) {
+void launch_backward(const ProjectArgs<T, G>& args, const ProjectPlan& plan, const Accumulate<T>* activations,
+                     const T* grad_out, int64_t grad_out_stride, const Accumulate<T>* grad_coords,
+                     int64_t rows, T* grad_hidden, const BlockSums<Accumulate<T>>& parts, int64_t part_size,
+                     Stream stream) {
   auto* kernel = project_backward_kernel<D, T, G, kWidth, kWithLookup>;
   allow_shared_memory(kernel, plan.shared_bytes);
   kernel<<<static_cast<unsigned>(plan.parts), plan.threads, plan.shared_bytes, stream>>>(
-      args, grad_out, grad_out_stride, grad_coords, rows, divide_up(rows, plan.parts),
+      args, activations, grad_out, grad_out_stride, grad_coords, rows, divide_up(rows, plan.parts),
       static_cast<int>(args.lattice.cells(D)), grad_hidden, parts, part_size);
 }
 
@@ -267,8 +257,8 @@ bool is_packed(const ProjectArgs<T, G>& args, int width) {
 }  // namespace
 
 template <int D, typename T, typename G>
-void project_forward_cuda(const ProjectArgs<T, G>& args, T* out, int64_t out_stride, int64_t rows,
-                          Stream stream) {
+void project_forward_cuda(const ProjectArgs<T, G>& args, T* out, int64_t out_stride,
+                          Accumulate<T>* activations, int64_t rows, Stream stream) {
   if (rows == 0) return;
   constexpr int kWidth = kFullWidth<T>;
   const auto blocks = static_cast<unsigned>(divide_up<int64_t>(rows, kWarpRows * kThreads / kWarpSize));
@@ -276,21 +266,11 @@ void project_forward_cuda(const ProjectArgs<T, G>& args, T* out, int64_t out_str
                       grad::is_packed(out, out_stride, kWidth) &&
                       grad::is_packed(args.grid, args.columns, kWidth);
   if (packed) {
-    project_forward_kernel<D, T, G, kWidth><<<blocks, kThreads, 0, stream>>>(args, out, out_stride, rows);
+    project_forward_kernel<D, T, G, kWidth>
+        <<<blocks, kThreads, 0, stream>>>(args, out, out_stride, activations, rows);
   } else {
-    project_forward_kernel<D, T, G, 1><<<blocks, kThreads, 0, stream>>>(args, out, out_stride, rows);
-  }
-}
-
-template <int D, typename T, typename G>
-void project_coords_cuda(const ProjectArgs<T, G>& args, Accumulate<T>* coords, int64_t rows, Stream stream) {
-  if (rows == 0) return;
-  constexpr int kWidth = kFullWidth<T>;
-  const auto blocks = static_cast<unsigned>(divide_up<int64_t>(rows, kWarpRows * kThreads / kWarpSize));
-  if (is_packed(args, kWidth)) {
-    project_coords_kernel<D, T, G, kWidth><<<blocks, kThreads, 0, stream>>>(args, coords, rows);
-  } else {
-    project_coords_kernel<D, T, G, 1><<<blocks, kThreads, 0, stream>>>(args, coords, rows);
+    project_forward_kernel<D, T, G, 1>
+        <<<blocks, kThreads, 0, stream>>>(args, out, out_stride, activations, rows);
   }
 }
 
@@ -299,7 +279,7 @@ ProjectPlan plan_project_cuda(const ProjectArgs<T, G>& args, const T* grad_out, 
                               int64_t rows, bool with_grid) {
   using A = Accumulate<T>;
   constexpr int kWidth = kBackwardWidth<D, T>;
-  const bool packed = is_packed(args, kFullWidth<T>) && args.columns % kWidth == 0 &&
+  const bool packed = is_packed(args, kWidth) && args.columns % kWidth == 0 &&
                       grad::is_packed(grad_out, grad_out_stride, kWidth) &&
                       grad::is_packed(args.grid, args.columns, kWidth);
   ProjectPlan plan{};
@@ -317,8 +297,9 @@ ProjectPlan plan_project_cuda(const ProjectArgs<T, G>& args, const T* grad_out, 
 }
 
 template <int D, typename T, typename G>
-void project_backward_cuda(const ProjectArgs<T, G>& args, const ProjectPlan& plan, const T* grad_out,
-                           int64_t grad_out_stride, const Accumulate<T>* grad_coords, int64_t rows,
+void project_backward_cuda(const ProjectArgs<T, G>& args, const ProjectPlan& plan,
+                           const Accumulate<T>* activations, const T* grad_out, int64_t grad_out_stride,
+                           const Accumulate<T>* grad_coords, int64_t rows,
                            const ProjectGradients<T>& gradients, G* grad_grid, Accumulate<T>* workspace,
                            Stream stream) {
   using A = Accumulate<T>;
@@ -331,7 +312,8 @@ void project_backward_cuda(const ProjectArgs<T, G>& args, const ProjectPlan& pla
                            bias_size ? workspace + grid_size + weight_size : nullptr};
   const auto launch = [&](auto with_lookup, auto width) {
     launch_backward<D, decltype(width)::value, decltype(with_lookup)::value>(
-        args, plan, grad_out, grad_out_stride, grad_coords, rows, gradients.grad_hidden, parts, size, stream);
+        args, plan, activations, grad_out, grad_out_stride, grad_coords, rows, gradients.grad_hidden, parts,
+        size, stream);
   };
   const auto launch_width = [&](auto with_lookup) {
     if (plan.width == kWidth) {
@@ -351,13 +333,13 @@ void project_backward_cuda(const ProjectArgs<T, G>& args, const ProjectPlan& pla
                  stream);
 }
 
-#define GRAD_INSTANTIATE(D, T, G)                                                                         \
-  template void project_forward_cuda<D>(const ProjectArgs<T, G>&, T*, int64_t, int64_t, Stream);          \
-  template void project_coords_cuda<D>(const ProjectArgs<T, G>&, Accumulate<T>*, int64_t, Stream);        \
-  template ProjectPlan plan_project_cuda<D>(const ProjectArgs<T, G>&, const T*, int64_t, int64_t, bool);  \
-  template void project_backward_cuda<D>(const ProjectArgs<T, G>&, const ProjectPlan&, const T*, int64_t, \
-                                         const Accumulate<T>*, int64_t, const ProjectGradients<T>&, G*,   \
-                                         Accumulate<T>*, Stream);
+#define GRAD_INSTANTIATE(D, T, G)                                                                            \
+  template void project_forward_cuda<D>(const ProjectArgs<T, G>&, T*, int64_t, Accumulate<T>*, int64_t,      \
+                                        Stream);                                                             \
+  template ProjectPlan plan_project_cuda<D>(const ProjectArgs<T, G>&, const T*, int64_t, int64_t, bool);     \
+  template void project_backward_cuda<D>(const ProjectArgs<T, G>&, const ProjectPlan&, const Accumulate<T>*, \
+                                         const T*, int64_t, const Accumulate<T>*, int64_t,                   \
+                                         const ProjectGradients<T>&, G*, Accumulate<T>*, Stream);
 #define GRAD_INSTANTIATE_DIMS(T, G) GRAD_FOR_EACH_DIM(GRAD_INSTANTIATE, T, G)
 GRAD_FOR_EACH_TYPE_PAIR(GRAD_INSTANTIATE_DIMS)
 

@@ -25,7 +25,8 @@ struct ProjectInputs {
 // Raises a ValueError or TypeError that names the argument that does not fit.
 void check_project(const ProjectInputs& inputs);
 
-// Writes project(...) into `out`, (N, C) with adjacent columns; rows may lie further apart.
-void project_into(const ProjectInputs& inputs, const at::Tensor& out);
+// Writes project(...) into `out`, (N, C) with adjacent columns; rows may lie further apart. Returns the
+// activations, (N, D) in the accumulation type.
+at::Tensor project_into(const ProjectInputs& inputs, const at::Tensor& out);
 
 }  // namespace grad

@@ -65,11 +65,11 @@ def project(
     per_batch: bool,
     align_corners: bool,
     border: bool,
-) -> Tensor:
-    """:func:`grad.ops.project` without jitter."""
+) -> tuple[Tensor, Tensor]:
+    """:func:`grad.ops.project` without jitter, and the coordinates."""
     assert jitter_state is None, "jitter is for training"
     coords = torch.tanh(hidden @ weight.T + bias)
-    return interpolate(coords, grid, align_corners, border)
+    return interpolate(coords, grid, align_corners, border), coords
 
 
 def lookup(
@@ -85,12 +85,12 @@ def lookup(
     per_batch: bool,
     align_corners: bool,
     border: bool,
-) -> Tensor:
-    """:func:`grad.ops.lookup` without jitter."""
+) -> tuple[Tensor, Tensor]:
+    """:func:`grad.ops.lookup` without jitter, and the local coordinates."""
     noise = (jitter_state, probability, std, per_batch)
-    local = project(hidden, weight, bias, local_grid, *noise, align_corners, border)
+    local, coords = project(hidden, weight, bias, local_grid, *noise, align_corners, border)
     whole = interpolate(global_coords, global_grid, align_corners, border)
-    return torch.cat([whole.reshape(local.shape), local], dim=1)
+    return torch.cat([whole.reshape(local.shape), local], dim=1), coords
 
 
 def refine(

@@ -15,6 +15,11 @@ def _gradient(needed: bool, of: Tensor) -> Tensor:
     return of.new_empty(of.shape if needed else (0,))
 
 
+def _activations(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Of the local head, (N, D): what its backward pass goes on from."""
+    return hidden.new_empty(hidden.shape[0], weight.shape[0], dtype=_accumulation_dtype(hidden))
+
+
 @torch.library.register_fake("grad_anomaly::interpolate")
 def _(coords: Tensor, grid: Tensor, align_corners: bool, border: bool) -> Tensor:
     return grid.new_empty(coords.shape[0], grid.shape[-1])
@@ -47,8 +52,8 @@ def _(
     jitter_per_batch: bool,
     align_corners: bool,
     border: bool,
-) -> Tensor:
-    return hidden.new_empty(hidden.shape[0], grid.shape[-1])
+) -> tuple[Tensor, Tensor]:
+    return hidden.new_empty(hidden.shape[0], grid.shape[-1]), _activations(hidden, weight)
 
 
 @torch.library.register_fake("grad_anomaly::project_backward")
@@ -58,6 +63,7 @@ def _(
     weight: Tensor,
     bias: Tensor,
     grid: Tensor,
+    activations: Tensor,
     jitter_state: Tensor | None,
     jitter_probability: float,
     jitter_std: float,
@@ -92,8 +98,8 @@ def _(
     jitter_per_batch: bool,
     align_corners: bool,
     border: bool,
-) -> Tensor:
-    return hidden.new_empty(hidden.shape[0], 2 * grid.shape[-1])
+) -> tuple[Tensor, Tensor]:
+    return hidden.new_empty(hidden.shape[0], 2 * grid.shape[-1]), _activations(hidden, weight)
 
 
 @torch.library.register_fake("grad_anomaly::refine")

@@ -96,7 +96,8 @@ def project(
             padding=padding,
         )
     noise = _noise_arguments(jitter, jitter_state, hidden)
-    return _run(_Project, hidden, weight, bias, grid, *noise, align_corners, border)  # type: ignore[no-any-return]
+    values, _ = _run(_Project, hidden, weight, bias, grid, *noise, align_corners, border)
+    return values  # type: ignore[no-any-return]
 
 
 def lookup(
@@ -142,7 +143,7 @@ def lookup(
             padding=padding,
         )
     noise = _noise_arguments(jitter, jitter_state, hidden)
-    return _run(  # type: ignore[no-any-return]
+    values, _ = _run(
         _Lookup,
         global_coords,
         global_grid,
@@ -154,6 +155,7 @@ def lookup(
         align_corners,
         border,
     )
+    return values  # type: ignore[no-any-return]
 
 
 def refine(
@@ -262,18 +264,21 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def forward(
         hidden: Tensor, weight: Tensor, bias: Tensor, grid: Tensor, *options: Any
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         return _ops.project(hidden, weight, bias, grid, *options)  # type: ignore[no-any-return]
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         hidden, weight, bias, grid, state, *ctx.options = inputs
-        ctx.save_for_backward(hidden, weight, bias, grid, state)
+        activations = output[1]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(activations)
+        ctx.save_for_backward(hidden, weight, bias, grid, activations, state)
         ctx.deterministic = torch.are_deterministic_algorithms_enabled()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Any, ...]:
         need = ctx.needs_input_grad[:4]
         gradients = _ops.project_backward(
             grad_out, *ctx.saved_tensors, *ctx.options, *need, ctx.deterministic
@@ -291,20 +296,24 @@ class _Lookup(torch.autograd.Function):
         bias: Tensor,
         local_grid: Tensor,
         *options: Any,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         return _ops.lookup(  # type: ignore[no-any-return]
             global_coords, global_grid, hidden, weight, bias, local_grid, *options
         )
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         *tensors, ctx.probability, ctx.std, ctx.per_batch, ctx.align_corners, ctx.border = inputs
-        ctx.save_for_backward(*tensors)
+        *lookups, state = tensors
+        activations = output[1]
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(activations)
+        ctx.save_for_backward(*lookups, activations, state)
         ctx.deterministic = torch.are_deterministic_algorithms_enabled()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Any, ...]:
         # The two halves of grad_out are read where they lie, each by its own lookup's backward.
         global_coords, global_grid, *local, state = ctx.saved_tensors
         channels = grad_out.shape[1] // 2

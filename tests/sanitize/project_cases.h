@@ -1,9 +1,10 @@
-// The fused local head: forward, backward for every choice of gradients, and its two halves.
+// The fused local head: forward, backward for every choice of gradients, and the head's half alone.
 #pragma once
 
 #include <vector>
 
 #include "common/partition.h"
+#include "jitter/jitter.h"
 #include "naive.h"
 #include "project/project.h"
 #include "shapes.h"
@@ -28,7 +29,8 @@ class ProjectCase {
         weight_(dims * hidden_columns),
         bias_(dims),
         grid_(cells_ * columns),
-        state_(new int64_t[2]) {
+        state_(new int64_t[2]),
+        a_(rows * dims) {
     fill_random(hidden_, hidden_layout_, rows, hidden_columns, random);
     weight_.fill_random(random, 2 / std::sqrt(hidden_columns + 1.0));
     bias_.fill_random(random, 0.5);
@@ -80,12 +82,15 @@ class ProjectCase {
 
   double hidden_at(int64_t row, int64_t column) const { return hidden_[hidden_layout_.offset(row, column)]; }
 
-  // Checks the kernel's coordinates, whose float noise is the least exact step; lookups go on from them.
+  // Checks the kernel's activations and noise, which is the least exact step; lookups go on from them.
   template <int D>
   void coordinates() {
-    Buffer<A> coords(rows_ * D);
-    in_random_parts(random_, rows_,
-                    [&](Range rows) { grad::project_coords_cpu<D>(args_, coords.get(), rows); });
+    Buffer<T> out(rows_ * columns_);
+    in_random_parts(random_, rows_, [&](Range rows) {
+      grad::project_forward_cpu<D>(args_, out.get(), columns_, a_.get(), rows);
+    });
+    Buffer<float> noises(rows_ * D);
+    if (args_.jitter.state) grad::jitter_noise_cpu<D>(args_.jitter, noises.get(), {0, rows_});
     const double slack = std::is_same_v<A, double> ? 1e-12 : 1e-5;
     const double noise_bound = args_.jitter.state ? 6 * args_.jitter.std : 0;  // no normal is larger than 6
     for (int64_t n = 0; n < rows_; ++n) {
@@ -97,9 +102,10 @@ class ProjectCase {
         for (int64_t c = 0; c < hidden_columns_; ++c)
           sum += hidden_at(n, c) * weight_[j * hidden_columns_ + c];
         activations_.push_back(std::tanh(sum));
-        u[j] = coords[n * D + j];
-        const Expected want{activations_.back() + noise[j], 1 + noise_bound};
-        (noise_bound ? noise_checker_ : checker_).near("coords", n, j, u[j], want, 0);
+        checker_.near("activations", n, j, a_[n * D + j], {activations_.back(), 1}, 0);
+        const A drawn = args_.jitter.state ? static_cast<A>(noises[n * D + j]) : A{0};
+        noise_checker_.near("noise", n, j, drawn, {noise[j], 1 + noise_bound}, 0);
+        u[j] = static_cast<A>(a_[n * D + j]) + drawn;
       }
       places_.push_back(place_of(u, D, args_.lattice));
       ambiguous_.push_back(is_ambiguous<A>(u, D, args_.lattice, slack));
@@ -117,12 +123,12 @@ class ProjectCase {
     const RowLayout layout = matrix_rows(columns_, false);
     Buffer<T> out(extent(layout, rows_, columns_)), part(out.size());
     in_random_parts(random_, rows_, [&](Range rows) {
-      grad::project_forward_cpu<D>(args_, out.get(), layout.row_stride, rows);
+      grad::project_forward_cpu<D>(args_, out.get(), layout.row_stride, a_.get(), rows);
     });
     check_part(checker_, "out", out, layout, {0, rows_}, {0, columns_}, columns_, want);
 
     const Range rows = random_.part(rows_);
-    grad::project_forward_cpu<D>(args_, part.get(), layout.row_stride, rows);
+    grad::project_forward_cpu<D>(args_, part.get(), layout.row_stride, a_.get(), rows);
     check_part(checker_, "part of out", part, layout, rows, {0, columns_}, columns_, want);
   }
 
@@ -169,7 +175,7 @@ class ProjectCase {
     Gradients want = naive_head(grad_coords);
     want.grid = std::move(grid);
     in_parts(wanted, want, [&](Range rows, const grad::ProjectGradients<T>& gradients) {
-      grad::project_backward_cpu<D>(args_, grad_out.get(), layout.row_stride, rows, gradients);
+      grad::project_backward_cpu<D>(args_, a_.get(), grad_out.get(), layout.row_stride, rows, gradients);
     });
   }
 
@@ -181,7 +187,7 @@ class ProjectCase {
     for (int64_t i = 0; i < grad_coords.size(); ++i)
       want.push_back({grad_coords[i], std::abs(grad_coords[i])});
     in_parts(wanted, naive_head(want), [&](Range rows, const grad::ProjectGradients<T>& gradients) {
-      grad::project_head_backward_cpu<D>(args_, grad_coords.get(), rows, gradients);
+      grad::project_head_backward_cpu<D>(args_, a_.get(), grad_coords.get(), rows, gradients);
     });
   }
 
@@ -222,6 +228,7 @@ class ProjectCase {
   Buffer<A> weight_, bias_;
   Buffer<G> grid_;
   std::unique_ptr<int64_t[]> state_;
+  Buffer<A> a_;  // the kernel's activations
   grad::ProjectArgs<T, G> args_;
   std::vector<double> activations_;
   std::vector<Place> places_;
