@@ -40,10 +40,13 @@ def test_project_and_lookup(dims):
     head = (0.5 * normal(dims, channels, seed=1).float(), normal(dims, seed=2).float())
     grid = normal(*[4] * dims, channels, seed=3).float()
     expected = ops.project(hidden, *head, grid)
-    assert_near(operators.project(hidden, *head, grid, *NO_NOISE, False, False), expected, 1e-5)
+    values, activations = operators.project(hidden, *head, grid, *NO_NOISE, False, False)
+    assert_near(values, expected, 1e-5)
+    compiled = torch.ops.grad_anomaly.project(hidden, *head, grid, *NO_NOISE, False, False)
+    assert_near([values, activations], list(compiled), 1e-5)
     whole = (normal(images, 2, seed=4).tanh().float(), normal(4, 4, pixels * channels).float())
     assert_near(
-        operators.lookup(*whole, hidden, *head, grid, *NO_NOISE, False, False),
+        operators.lookup(*whole, hidden, *head, grid, *NO_NOISE, False, False)[0],
         ops.lookup(*whole, hidden, *head, grid),
         1e-5,
     )

@@ -278,7 +278,9 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_out: Tensor | None, _: None) -> tuple[Any, ...]:
+        if grad_out is None:
+            return (None,) * 10
         need = ctx.needs_input_grad[:4]
         gradients = _ops.project_backward(
             grad_out, *ctx.saved_tensors, *ctx.options, *need, ctx.deterministic
@@ -313,7 +315,9 @@ class _Lookup(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_out: Tensor, _: None) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_out: Tensor | None, _: None) -> tuple[Any, ...]:
+        if grad_out is None:
+            return (None,) * 12
         # The two halves of grad_out are read where they lie, each by its own lookup's backward.
         global_coords, global_grid, *local, state = ctx.saved_tensors
         channels = grad_out.shape[1] // 2
