@@ -69,8 +69,13 @@ class Places(nn.Module):
         whitened = values @ self.whitening.to(values.dtype)
         if len(self.mean) == 0:
             return (_squares(whitened) / values.shape[3]).sqrt()
-        centred = _split(whitened) - self.mean[kind].to(values.dtype)[:, :, None]  # (B, P, 16, C)
-        along = centred @ self.directions[kind].to(values.dtype)  # (B, P, 16, R)
+        # index_select copies each class's values in one go, plain indexing one by one.
+        mean, directions = (
+            of_classes.index_select(0, kind).to(values.dtype)
+            for of_classes in (self.mean, self.directions)
+        )
+        centred = _split(whitened) - mean[:, :, None]  # (B, P, 16, C)
+        along = centred @ directions  # (B, P, 16, R)
         square = _squares(centred) * self.precision[kind][:, :, None] - _squares(along)
         return _join((square / values.shape[3]).clamp_min(0).sqrt(), *values.shape[1:3])
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from grad import ops
 from grad.features import Features
 from grad.places import Places, chosen, whitening
 
@@ -77,8 +77,10 @@ class Statistics(nn.Module):
         """
         kind = self.nearest(features, context)
         features = features.to(prediction.dtype)
-        cosine = F.cosine_similarity(features.float(), prediction.float(), dim=3)
-        chord = (1 - cosine).clamp_min(0).sqrt()
+        rows, normal = features.flatten(0, 2), prediction.flatten(0, 2)
+        _, plain = ops.refine(rows, normal, mode="none")
+        _, turned = ops.refine(rows, normal, mode="cosine")  # (1 - cosine) times the plain one
+        chord = (turned / plain.clamp_min(_SMALLEST)).sqrt().view(features.shape[:3])
         with torch.autocast(features.device.type, enabled=False):
             distance = self.residuals.distance(features - prediction, kind) * chord
             if self.context is not None:
