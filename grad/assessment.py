@@ -24,7 +24,7 @@ from grad.data import Dataset, Sample, check_masks, find_dataset
 from grad.devices import find_device
 from grad.errors import GradError
 from grad.evaluate import EvaluateOptions
-from grad.evaluation import good_scores, write_metrics
+from grad.evaluation import trained_scores, write_metrics
 from grad.features import Features, compute_features, default_cache
 from grad.folders import output_folder
 from grad.records import FILE_NAME as RECORDS
@@ -203,7 +203,8 @@ def _calibrate(
             f"--data {options.data} has no good training images of its classes to make some from."
         )
     features = _features(good, loaded, options, console)
-    scores, maxima = good_scores(loaded.model, features, loaded.info.image_size, console)
+    info = loaded.info
+    scores, maxima = trained_scores(loaded.model, features, info.image_size, info.classes, console)
     return calibrate(scores, maxima, dict.fromkeys(scores, "training"))
 
 

@@ -158,20 +158,63 @@ def good_scores(
 
     Several processes score a part of the images each, and all get to know all.
     """
+    with Progress(console, "thresholds", len(features)) as progress:
+        return _by_class(_good_scores(model, features, image_size, progress))
+
+
+def trained_scores(
+    model: GRAD,
+    features: Features,
+    image_size: int,
+    classes: Sequence[str],
+    console: Console | None = None,
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """:func:`good_scores` of the images that a model was trained on.
+
+    Where it has statistics, each image is scored by Gaussians that were not measured on it
+    (:meth:`grad.statistics.Statistics.leaving_out`), so that it scores much as a new one would.
+
+    Args:
+        model: as it was trained.
+        features: of images that it was trained on.
+        image_size: side of the anomaly maps, in pixels.
+        classes: all that it was trained on.
+        console: where progress goes; None for silence.
+    """
+    if model.statistics is None:
+        return good_scores(model, features, image_size, console)
+    model.eval()
+    found: list[tuple[str, float, float]] = []
+    with Progress(console, "thresholds", len(features)) as progress:
+        for kind, name in enumerate(sorted(classes)):
+            mine = features.of_classes([name])
+            for left in model.statistics.leaving_out(model, mine, kind) if len(mine) else ():
+                found += _good_scores(model, mine.subset(left), image_size, progress)
+    return _by_class(found)
+
+
+def _good_scores(
+    model: GRAD, features: Features, image_size: int, progress: Progress
+) -> list[tuple[str, float, float]]:
+    """Class, image score and largest value of the anomaly map of each image."""
     found: list[tuple[str, float, float]] = []
     mine = features.subset(distributed.shard(range(len(features))))
-    with Progress(console, "thresholds", len(mine)) as progress:
-        for samples, of_images, maps in scored(model, mine, image_size):
-            names = [sample.class_name for sample in samples]
-            largest = maps.amax(dim=(1, 2))
-            found += zip(names, of_images.tolist(), largest.tolist(), strict=True)
-            progress.advance(len(samples))
+    for samples, of_images, maps in scored(model, mine, image_size):
+        names = [sample.class_name for sample in samples]
+        largest = maps.amax(dim=(1, 2))
+        found += zip(names, of_images.tolist(), largest.tolist(), strict=True)
+        progress.advance(len(samples))
+    return [of_image for part in distributed.shared(found) for of_image in part]
+
+
+def _by_class(
+    found: Sequence[tuple[str, float, float]],
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     scores: dict[str, list[float]] = {}
     maxima: dict[str, list[float]] = {}
-    for part in distributed.shared(found):
-        for name, score, maximum in part:
-            scores.setdefault(name, []).append(score)
-            maxima.setdefault(name, []).append(maximum)
+    for name, score, maximum in found:
+        scores.setdefault(name, []).append(score)
+        maxima.setdefault(name, []).append(maximum)
     return scores, maxima
 
 

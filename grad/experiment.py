@@ -16,7 +16,7 @@ from rich.console import Console
 from grad import distributed
 from grad.allocator import keep_freed_memory
 from grad.backbone import Backbone, load_backbone
-from grad.calibration import calibrate
+from grad.calibration import Calibration, calibrate
 from grad.checking import show_dataset
 from grad.checkpoint import FILE_NAME, ModelInfo, save_calibration, save_checkpoint
 from grad.config import TrainConfig, write_config
@@ -29,7 +29,7 @@ from grad.data import (
     find_dataset,
     find_validation,
 )
-from grad.evaluation import good_scores
+from grad.evaluation import good_scores, trained_scores
 from grad.features import Features, compute_features, default_cache
 from grad.folders import new_folder
 from grad.model import GRAD, describe
@@ -232,11 +232,7 @@ def _train_and_evaluate(job: _Run, split: TrainingSplit, test: Features, folder:
             soft_wrap=True,
         )
         raise KeyboardInterrupt
-    good, trained = (
-        good_scores(model, features, config.side(), console)
-        for features in (split.calibration, split.training)
-    )
-    calibration = calibrate(*good, split.sources, config.false_alarm_rate, trained)
+    calibration = _calibrate(job, model, split)
     records = job.results.add(
         model,
         test,
@@ -251,6 +247,17 @@ def _train_and_evaluate(job: _Run, split: TrainingSplit, test: Features, folder:
     calibration = choose_thresholds(calibration, records, config.threshold)
     job.results.calibrations |= dict.fromkeys(classes, calibration)
     save_calibration(file, calibration)
+
+
+def _calibrate(job: _Run, model: GRAD, split: TrainingSplit) -> Calibration:
+    """Thresholds; of classes that have no images for them alone from those trained on."""
+    config, console = job.config, job.console
+    apart = [name for name, source in split.sources.items() if source != "training"]
+    calibration = split.calibration.of_classes(apart)
+    trained = trained_scores(model, split.training, config.side(), split.classes, console)
+    good = good_scores(model, calibration, config.side(), console)
+    scores, maxima = (own | new for own, new in zip(trained, good, strict=True))
+    return calibrate(scores, maxima, split.sources, config.false_alarm_rate, trained)
 
 
 def _make_model(job: _Run) -> GRAD:

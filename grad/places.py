@@ -93,6 +93,22 @@ class Places(nn.Module):
             torch.stack([gaussian[part] for gaussian in gaussians]) for part in range(3)
         )
 
+    def of_class(self, kind: int) -> list[Tensor]:
+        """Mean (P, C), directions (P, C, R) and precision (P,) of a class; views."""
+        return [self.mean[kind], self.directions[kind], self.precision[kind]]
+
+    def measure_class(self, kind: int, values: Tensor) -> None:
+        """Set the Gaussians of one class, from 0 to G - 1, to what some of its values are like.
+
+        Args:
+            kind: which class.
+            values: (n, H, W, C), as for :meth:`measure`.
+        """
+        for kept, found in zip(
+            self.of_class(kind), _gaussians(values, self.whitening), strict=True
+        ):
+            kept.copy_(found)
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *rest: object
     ) -> None:

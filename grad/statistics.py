@@ -9,7 +9,7 @@ and not rebuilt. All its values are buffers, so that they lie in the model's fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,11 @@ from grad import ops
 from grad.features import Features
 from grad.places import Places, chosen, whitening
 
+Predict = Callable[[Tensor], Tensor]
+Values = Callable[[Features], Iterator[Tensor]]
+
 _BATCH = 16  # images measured at once
+_PARTS = 5  # of a class's images, that are left out one after the other
 _SMALLEST = 1e-6  # deviation below which a channel counts as constant
 
 
@@ -113,7 +117,7 @@ class Statistics(nn.Module):
         self.deviation.copy_(covariance.diagonal().sqrt())
         self.deviation[self.deviation < _SMALLEST] = 1.0
 
-    def measure_residuals(self, predict: Callable[[Tensor], Tensor], features: Features) -> None:
+    def measure_residuals(self, predict: Predict, features: Features) -> None:
         """Set everything else to what residuals and context of good images are like.
 
         Args:
@@ -121,6 +125,53 @@ class Statistics(nn.Module):
                 mode.
             features: of good images.
         """
+        self._measure_classes(features)
+        for places, values in self._measured(predict):
+            mean, covariance = _moments(_rows(maps) for maps in values(features))
+            classes = (_together(values(some)) for some in _some_of_each_class(features))
+            places.measure((covariance + torch.outer(mean, mean)).float(), classes)
+
+    def leaving_out(
+        self, predict: Predict, features: Features, kind: int
+    ) -> Iterator[Sequence[int]]:
+        """Measure a class without some of its images: a fifth of them after the other.
+
+        A Gaussian of few images knows these too well. With the fifth left out it meets them as it
+        would meet new ones. At the end everything is as it was before.
+
+        Args:
+            predict: as in :meth:`measure_residuals`.
+            features: of those images of the class that it was measured on.
+            kind: which class, from 0 to G - 1.
+
+        Yields:
+            Which images, by index, the Gaussians of the class do not know until the next answer.
+            A single image can't be left out.
+        """
+        images = range(len(features))
+        parts = min(_PARTS, len(images))
+        if parts == 1:
+            yield images
+            return
+        tiles = features.tiles()
+        some = tiles.subset(chosen(len(tiles)))
+        measured = [(places, _together(values(some))) for places, values in self._measured(predict)]
+        before = [[part.clone() for part in places.of_class(kind)] for places, _ in measured]
+        try:
+            for part in range(parts):
+                left = images[part::parts]
+                without = {features.samples[i].path for i in left}
+                rest = [i for i, sample in enumerate(some.samples) if sample.path not in without]
+                for places, values in measured:
+                    places.measure_class(kind, values[rest])
+                yield left
+        finally:
+            for (places, _), parts_before in zip(measured, before, strict=True):
+                for kept, value in zip(places.of_class(kind), parts_before, strict=True):
+                    kept.copy_(value)
+
+    def _measured(self, predict: Predict) -> list[tuple[Places, Values]]:
+        """Gaussians, and the values of features that they are measured on, batch by batch."""
 
         def residuals(some: Features) -> Iterator[Tensor]:
             for maps in _batches(some, self.mean.device):
@@ -129,13 +180,12 @@ class Statistics(nn.Module):
 
         def context(some: Features) -> Iterator[Tensor]:
             for maps in _batches(some, self.mean.device):
-                yield self.standardise(maps)[:, rebuilt:]
+                yield self.standardise(maps)[:, len(self.residuals.whitening) :]
 
-        rebuilt = len(self.residuals.whitening)
-        self._measure_classes(features)
-        _measure(self.residuals, residuals, features)
+        found: list[tuple[Places, Values]] = [(self.residuals, residuals)]
         if self.context is not None:
-            _measure(self.context, context, features)
+            found.append((self.context, context))
+        return found
 
     def images_measured(self, features: Features) -> int:
         """How many images :meth:`measure_residuals` predicts: all, and some of each class again."""
@@ -162,16 +212,9 @@ class Statistics(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-def _measure(
-    places: Places, values: Callable[[Features], Iterator[Tensor]], features: Features
-) -> None:
-    """Measure what ``values`` makes of features, (B, C, H, W) batch by batch."""
-    mean, covariance = _moments(_rows(maps) for maps in values(features))
-    classes = (
-        torch.cat([maps.permute(0, 2, 3, 1).half() for maps in values(some)])
-        for some in _some_of_each_class(features)
-    )
-    places.measure((covariance + torch.outer(mean, mean)).float(), classes)
+def _together(maps: Iterator[Tensor]) -> Tensor:
+    """(B, C, H, W) batch by batch -> (N, H, W, C) float16."""
+    return torch.cat([batch.permute(0, 2, 3, 1).half() for batch in maps])
 
 
 def _some_of_each_class(features: Features) -> Iterator[Features]:

@@ -176,3 +176,77 @@ def test_something_must_be_rebuilt(options):
 def test_context_needs_statistics():
     with pytest.raises(GradError, match="context needs statistics"):
         make_model("grad-tiny", context=2)
+
+
+def features_of_images(classes, tiles=1, seed=0):
+    """Images of 4 x 4 pixels that differ as a whole, so many of each class, cut into tiles."""
+    generator = torch.Generator().manual_seed(seed)
+    images = sum(classes.values())
+    maps = torch.randn(images, 1, 1, 1, 12, generator=generator)
+    maps = (maps + 0.1 * torch.randn(images, tiles, 4, 4, 12, generator=generator)).half()
+    samples = tuple(
+        Sample(Path(f"{name}{i}.png"), name, "train")
+        for name, count in classes.items()
+        for i in range(count)
+    )
+    places = tuple((0, tiles * i) for i in range(images))
+    stored = (MapsInMemory(maps.flatten(0, 1)),)
+    return Features(samples, (), stored, places, _counts=(tiles,) * images)
+
+
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_images_that_are_left_out_are_as_far_as_new_ones(tiles, monkeypatch):
+    monkeypatch.setattr("grad.places._PRIOR", 5.0)
+    names = [f"class {i}" for i in range(8)]
+    features = features_of_images(dict.fromkeys(names, 23), tiles)
+    new = features_of_images(dict.fromkeys(names, 100), tiles, seed=1)
+    statistics = Statistics(12, context=4)
+
+    def predict(maps):
+        return torch.zeros_like(maps[:, :8])
+
+    def distances(some, kind):
+        maps = some.tiles().batch(range(tiles * len(some))).float().permute(0, 2, 3, 1)
+        kinds = torch.full((len(maps),), kind)
+        parts = ((statistics.residuals, maps[..., :8]), (statistics.context, maps[..., 8:]))
+        found = torch.stack([places.distance(values, kinds) for places, values in parts])
+        return found.mean(dim=(2, 3)).unflatten(1, (-1, tiles)).mean(dim=2)  # (2, images)
+
+    statistics.measure_residuals(predict, features.tiles())
+    before = {name: values.clone() for name, values in statistics.state_dict().items()}
+    known, unknown, left_out = [], [], []
+    for kind, name in enumerate(names):
+        images = features.of_classes([name])
+        known.append(distances(images, kind))
+        unknown.append(distances(new.of_classes([name]), kind))
+        of_class = torch.zeros(2, 23)
+        for left in statistics.leaving_out(predict, images, kind):
+            assert of_class[:, list(left)].eq(0).all() and 4 <= len(left) <= 5
+            of_class[:, list(left)] = distances(images.subset(left), kind)
+        left_out.append(of_class)
+    for name, values in statistics.state_dict().items():
+        assert torch.equal(values, before[name]), name
+    known, unknown, left_out = (torch.stack(d).mean(dim=(0, 2)) for d in (known, unknown, left_out))
+    assert ((left_out - unknown).abs() < 0.25 * (unknown - known)).all()
+
+
+def test_what_is_left_out_comes_back_if_nobody_goes_on():
+    features = features_of_images({"a": 6})
+    statistics = Statistics(12)
+    statistics.measure_residuals(torch.zeros_like, features.tiles())
+    before = statistics.residuals.directions.clone()
+    answers = statistics.leaving_out(torch.zeros_like, features, 0)
+    next(answers)
+    assert not torch.equal(statistics.residuals.directions, before)
+    answers.close()
+    assert torch.equal(statistics.residuals.directions, before)
+
+
+def test_a_single_image_is_never_left_out():
+    features = features_of_images({"a": 1})
+    statistics = Statistics(12)
+    statistics.measure_residuals(torch.zeros_like, features.tiles())
+    before = statistics.residuals.directions.clone()
+    for left in statistics.leaving_out(torch.zeros_like, features, 0):
+        assert list(left) == [0]
+        assert torch.equal(statistics.residuals.directions, before)
