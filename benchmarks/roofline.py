@@ -50,7 +50,7 @@ def operations(case: Case, name: str) -> float:
     head = 2.0 * s.dims * s.channels
     if name == "forward":
         return rows * (head + 2.0 * corners * s.channels + 200.0)
-    return rows * (3 * head + 4.0 * corners * s.channels + 200.0)
+    return rows * (2 * head + 4.0 * corners * s.channels + 200.0)
 
 
 def partial_sum_bytes(case: Case, name: str, device: Device) -> float:

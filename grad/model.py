@@ -234,7 +234,8 @@ class GRAD(nn.Module):
 
         Returns:
             loss, scalar float32; score, (B, H, W) float32: the distance of each pixel from normal;
-            with statistics the plain distance in training, and the whitened one afterwards.
+            with statistics the plain distance in training, and afterwards
+            :meth:`grad.statistics.Statistics.distance`.
         """
         self._check_shape(features)
         batch, _, height, width = features.shape

@@ -90,13 +90,14 @@ struct ProjectOutputs {
 constexpr int64_t kFusedGridValues = 1 << 18;
 
 // Parts of the rows, each with sums of its own for grid, weight and bias, added up in order at the end.
-// With grad_coords given, only the head's half is done.
+// With grad_coords given, only the head's half is done. The grid's sums are made in any case: both halves
+// are needed nearly always, and a kernel for each would take a third more time to compile.
 template <int D, typename T, typename G>
 void backward_cpu(const ProjectArgs<T, G>& args, const Accumulate<T>* activations, const at::Tensor& grad_out,
                   const Accumulate<T>* grad_coords, const ProjectOutputs& outputs) {
   using A = Accumulate<T>;
   const auto numel = [](const at::Tensor& tensor) { return tensor.defined() ? tensor.numel() : 0; };
-  const int64_t grid_size = grad_coords ? 0 : numel(outputs.grad_grid);
+  const int64_t grid_size = grad_coords ? 0 : args.lattice.cells(D) * args.columns;
   const int64_t weight_size = numel(outputs.grad_weight), bias_size = numel(outputs.grad_bias);
   const int64_t size = grid_size + weight_size + bias_size;
   const Partition parts = backward_rows(grad_out.size(0), args.lattice.cells(D));
@@ -122,7 +123,7 @@ void backward_cpu(const ProjectArgs<T, G>& args, const Accumulate<T>* activation
       sum_parts(sums.get() + first, parts.count(), size, {begin, end}, out);
     });
   };
-  total(0, grid_size, data<G>(outputs.grad_grid));
+  if (outputs.grad_grid.defined()) total(0, grid_size, data<G>(outputs.grad_grid));
   total(grid_size, weight_size, data<A>(outputs.grad_weight));
   total(grid_size + weight_size, bias_size, data<A>(outputs.grad_bias));
 }
@@ -244,6 +245,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> project_backward(
   dispatch_project(inputs, tensors, [&](const auto& args, auto dims) {
     constexpr int D = decltype(dims)::value;
     using A = typename std::remove_reference_t<decltype(args)>::A;
+    if (!need_head && !need_grid) return;
     const A* a = data<A>(activations);
     const bool on_cuda = kWithCuda && values.is_cuda();
     if constexpr (kWithCuda) {

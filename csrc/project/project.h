@@ -36,7 +36,7 @@ struct ProjectGradients {
   T* grad_hidden;  // (N, Ch), written
   A* grad_weight;  // (D, Ch), added to
   A* grad_bias;    // (D,), added to
-  A* grad_grid;    // (cells, C), added to
+  A* grad_grid;    // (cells, C), added to; needed by project_backward_cpu
 };
 
 // Writes the values to `out`, and a, (N, D), to `activations`: with them the backward pass reads h but

@@ -167,7 +167,7 @@ void project_forward(const ProjectArgs<T, G>& args, T* out, int64_t out_stride, 
   });
 }
 
-template <int D, bool kNeedGrid, bool kNeedHead, typename T, typename G>
+template <int D, typename T, typename G>
 void project_backward(const ProjectArgs<T, G>& args, const Accumulate<T>* activations, const T* grad_out,
                       int64_t grad_out_stride, Range rows, const ProjectGradients<T>& gradients) {
   using A = Accumulate<T>;
@@ -187,33 +187,16 @@ void project_backward(const ProjectArgs<T, G>& args, const Accumulate<T>* activa
       A dots[kRows][Corners<A, D>::kCount] = {};
       const Scatter<kRows, T, G, A, D> scatter{corners, places,  args.grid, columns, gradients.grad_grid,
                                                columns, columns, dots};
-      scatter.template run<kNeedGrid, kNeedHead>(
+      scatter.template run<true, true>(
           [&](int64_t c) { unrolled<kRows>([&](auto r) { prefetch_line<false>(ahead[r], c); }); });
       for (int r = 0; r < kRows; ++r) coords_gradient(corners[r], dots[r], grad_coords[group[r]]);
     });
-    if constexpr (kNeedHead) {
+    if (gradients.grad_hidden || gradients.grad_weight || gradients.grad_bias) {
       for (int i = 0; i < count; ++i) {
         head_backward<D>(args, begin + i, activations, grad_coords[i], gradients);
       }
     }
   });
-}
-
-template <int D, typename T, typename G>
-void project_backward(const ProjectArgs<T, G>& args, const Accumulate<T>* activations, const T* grad_out,
-                      int64_t grad_out_stride, Range rows, const ProjectGradients<T>& gradients) {
-  const bool need_head = gradients.grad_hidden || gradients.grad_weight || gradients.grad_bias;
-  const auto run = [&](auto need_grid, auto need_head) {
-    project_backward<D, decltype(need_grid)::value, decltype(need_head)::value>(
-        args, activations, grad_out, grad_out_stride, rows, gradients);
-  };
-  if (need_head && gradients.grad_grid) {
-    run(std::true_type{}, std::true_type{});
-  } else if (need_head) {
-    run(std::false_type{}, std::true_type{});
-  } else if (gradients.grad_grid) {
-    run(std::true_type{}, std::false_type{});
-  }
 }
 
 template <int D, typename T, typename G>

@@ -205,7 +205,7 @@ class ProjectCase {
              grad::ProjectGradients<T>{wanted & 1 ? grad_hidden.get() : nullptr,
                                        wanted & 2 ? grad_weight.get() + part * sizes[0] : nullptr,
                                        wanted & 4 ? grad_bias.get() + part * sizes[1] : nullptr,
-                                       wanted & 8 ? grad_grid.get() + part * sizes[2] : nullptr});
+                                       grad_grid.get() + part * sizes[2]});
     }
     Buffer<A> weight(sizes[0]), bias(sizes[1]);
     Buffer<G> grid(sizes[2]);
