@@ -34,6 +34,8 @@ _LARGEST = math.log(float(np.finfo(np.float32).max)) - 1.0  # of a logarithm
 # A class of few images has a spread near 10 %, the middle of what real classes have (2 % to 45 %),
 # as far as two images would say so.
 _USUAL_SPREAD, _USUAL_IMAGES = 0.1, 2
+# Tails that are looked at, as shares of the images, where they hold at least three.
+_TAILS, _TAIL_IMAGES = (0.05, 0.02, 0.01), 3
 # For one class what new images of the others say counts as no more than so many of its own.
 _OTHERS_IMAGES = 16
 
@@ -44,7 +46,8 @@ class Scale:
 
     Attributes:
         centre: their median.
-        spread: root of the mean square of what those above the median are above it.
+        spread: root of the mean square of what those above the median are above it; or more, so
+            that no tail begins further out than that of a normal distribution with this deviation.
         images: how many there are.
     """
 
@@ -59,6 +62,10 @@ class Scale:
         centre = float(np.median(logs))
         above = logs[logs > centre] - centre
         spread = math.sqrt(float((above**2).mean())) if above.size else _USUAL_SPREAD
+        for share in _TAILS:
+            if share * logs.size >= _TAIL_IMAGES:
+                distance = float(np.quantile(logs, 1 - share)) - centre
+                spread = max(spread, distance / float(special.ndtri(1 - share)))
         usual = _USUAL_IMAGES / (_USUAL_IMAGES + above.size)
         return cls(centre, _USUAL_SPREAD**usual * spread ** (1 - usual), logs.size)
 

@@ -241,6 +241,22 @@ def test_the_spread_of_few_images_tends_to_a_usual_one():
     assert Scale.of(np.exp(logs)).spread == pytest.approx(0.02, rel=0.15)
 
 
+def test_a_heavy_tail_widens_the_spread():
+    """One image in 25 is far out, as those are that show something rare; of 40 none tells."""
+    rng = np.random.default_rng(0)
+    logs = 0.1 * rng.normal(size=200)
+    logs[:8] += 1
+    assert Scale.of(np.exp(logs)).spread > 0.35
+    above = logs[logs > np.median(logs)] - np.median(logs)
+    assert Scale.of(np.exp(logs)).spread > 1.2 * np.sqrt((above**2).mean())
+    few = logs[4:44]
+    above = few[few > np.median(few)] - np.median(few)
+    usual = 0.1 ** (1 / 11)  # as much as 2 of the 20 above the median and 2
+    assert Scale.of(np.exp(few)).spread == pytest.approx(
+        usual * (above**2).mean() ** (0.5 * 10 / 11), rel=1e-6
+    )
+
+
 def test_classes_without_unseen_images_learn_from_the_others():
     """New images score two spreads higher than those trained on: true of a class without any."""
     rng = np.random.default_rng(0)
