@@ -19,7 +19,7 @@ from torch import nn
 from grad import distributed
 from grad.batch_norm import synchronized
 from grad.errors import GradError
-from grad.evaluation import evaluate
+from grad.evaluation import evaluate, trained_scores
 from grad.features import compute_features
 from grad.model import GRAD
 from grad.records import Recorder
@@ -124,7 +124,11 @@ def judge(folder):
     model = GRAD.from_preset("grad-tiny", 4, 3, 3)
     reports = evaluate(model, features, 24, [recorder], classes=["a", "b", "c"])
     seen = distributed.shared(backbone.images)
+    measured = GRAD.from_preset("grad-tiny", 4, 3, 3, statistics=True).eval()
+    measured.statistics.measure_features(features)
+    measured.statistics.measure_residuals(measured, features)
     return {
+        "trained": trained_scores(measured, features, 24, ["a", "b", "c"])[0],
         "images": seen,
         "values": {name: report.values for name, report in reports.items()},
         "records": [[record.path, record.score] for record in recorder.records],
@@ -238,6 +242,14 @@ def test_each_image_is_computed_and_judged_once(together, tmp_path):
         assert one == pytest.approx(two, rel=1e-6)
     for name, values in alone["values"].items():
         assert found["values"][name] == pytest.approx(values, abs=1e-9)
+
+
+def test_images_are_left_out_alike(together, tmp_path):
+    _, found = together
+    alone = judge(tmp_path)["trained"]
+    assert found["trained"].keys() == alone.keys() and len(alone) > 1
+    for name, scores in alone.items():
+        assert found["trained"][name] == pytest.approx(scores, rel=1e-4)
 
 
 def test_errors_and_answers_of_the_main_process_reach_all(together):
