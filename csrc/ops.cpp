@@ -43,25 +43,23 @@ TORCH_LIBRARY(grad_anomaly, m) {
   m.def(
       "project_backward(Tensor grad_out, Tensor hidden, Tensor weight, Tensor bias, Tensor grid, "
       "Tensor activations, Tensor? jitter_state, float jitter_probability, float jitter_std, "
-      "bool jitter_per_batch, "
-      "bool align_corners, bool border, bool need_hidden, bool need_weight, bool need_bias, bool need_grid, "
-      "bool deterministic) -> (Tensor, Tensor, Tensor, Tensor)");
+      "bool jitter_per_batch, bool align_corners, bool border, bool need_hidden, bool need_weight, "
+      "bool need_bias, bool need_grid, bool deterministic) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def(
-      "lookup(Tensor global_coords, Tensor global_grid, Tensor hidden, Tensor weight, Tensor bias, Tensor "
-      "grid, "
-      "Tensor? jitter_state, float jitter_probability, float jitter_std, bool jitter_per_batch, "
-      "bool align_corners, bool border) -> (Tensor, Tensor)");
+      "lookup(Tensor global_coords, Tensor global_grid, Tensor hidden, Tensor weight, Tensor bias, "
+      "Tensor grid, Tensor? jitter_state, float jitter_probability, float jitter_std, "
+      "bool jitter_per_batch, bool align_corners, bool border) -> (Tensor, Tensor)");
   m.def(
       "refine(Tensor features, Tensor prediction, float alpha, float beta, float tau) "
       "-> (Tensor, Tensor, Tensor)");
   m.def(
-      "refine_backward(Tensor grad_loss, Tensor? grad_score, Tensor features, Tensor prediction, Tensor "
-      "sums, "
-      "float alpha, float beta, float tau, bool need_features, bool need_prediction) -> (Tensor, Tensor)");
+      "refine_backward(Tensor grad_loss, Tensor? grad_score, Tensor features, Tensor prediction, "
+      "Tensor sums, float alpha, float beta, float tau, bool need_features, bool need_prediction) "
+      "-> (Tensor, Tensor)");
   m.def("refined_map(Tensor features, Tensor prediction, float alpha, float beta, float tau) -> Tensor");
   m.def(
-      "jitter_noise(Tensor state, int rows, int dims, float probability, float std, bool per_batch) -> "
-      "Tensor");
+      "jitter_noise(Tensor state, int rows, int dims, float probability, float std, bool per_batch) "
+      "-> Tensor");
 }
 
 PYBIND11_MODULE(_C, m) {

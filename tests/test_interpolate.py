@@ -102,6 +102,8 @@ PATHS = {
     "wide rows, by rows": (1100, (2,), 2048),
     "wider rows, by columns": (1100, (2,), 2049),
     "few rows, many columns": (7, (4, 4), 5003),
+    "written past the caches": (9800, (3, 4), 217),
+    "few rows, past the caches": (7, (4, 4), 300_001),
     "many cells": (300, (9, 8, 9, 8), 40),
     "many cells, one column": (3000, (30, 31, 29), 1),
 }

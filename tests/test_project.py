@@ -58,6 +58,25 @@ def test_a_row_does_not_depend_on_its_neighbours(device):
     assert torch.equal(project(*inputs), alone)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("columns", [216, 217, 2049])
+def test_large_results_are_those_of_their_parts(dtype, columns):
+    """Above 8 MiB the CPU writes them past its caches; they are the same bit for bit."""
+    rows = (9 << 20) // (columns * dtype.itemsize)
+    hidden, *rest = head(rows, columns, (3, 4), columns, dtype=dtype)
+    grad_out = normal(rows, columns, seed=5, dtype=dtype)
+
+    def both_passes(part):
+        rows = hidden[part].requires_grad_()
+        values = project(rows, *rest)
+        return [values.detach(), *torch.autograd.grad(values, rows, grad_out[part])]
+
+    whole = both_passes(slice(None))
+    parts = [both_passes(slice(i, i + 1000)) for i in range(0, rows, 1000)]
+    for large, small in zip(whole, zip(*parts, strict=True), strict=True):
+        assert torch.equal(large, torch.cat(small))
+
+
 @pytest.mark.parametrize("dims", [1, 2, 3, 4])
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("padding", ["zeros", "border"])

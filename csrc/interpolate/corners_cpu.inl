@@ -56,11 +56,26 @@ inline void gather(const Corners<A, D> (&corners)[kRows], const G* grid, int64_t
     for (int r = 0; r < kRows; ++r) sum[r] = first * weight[r][0];
 #pragma GCC unroll 16
     for (int k = 1; k < kCount; ++k) {
-      const auto value = pack.load(cells[k] + c);
+      const auto value = in_register(pack.load(cells[k] + c));
       for (int r = 0; r < kRows; ++r) sum[r] += value * weight[r][k];
     }
     for (int r = 0; r < kRows; ++r) pack.store(out[r] + c, sum[r]);
   });
+}
+
+// The same past the caches, by way of rows in the first-level cache. finish_writes() is the caller's.
+template <int kRows, typename T, typename G, typename A, int D>
+inline void gather_past_caches(const Corners<A, D> (&corners)[kRows], const G* grid, int64_t pitch,
+                               int64_t columns, T* const (&out)[kRows]) {
+  constexpr int64_t kBlock = 512;  // columns at a time
+  alignas(kVectorBytes) T blocks[kRows][kBlock];
+  T* places[kRows];
+  for (int r = 0; r < kRows; ++r) places[r] = blocks[r];
+  for (int64_t c = 0; c < columns; c += kBlock) {
+    const int64_t size = std::min(columns - c, kBlock);
+    gather<kRows, T>(corners, grid + c, pitch, size, places);
+    for (int r = 0; r < kRows; ++r) write_past_caches(out[r] + c, blocks[r], size);
+  }
 }
 
 // What the lookups of kRows rows of one cell read and write in their backward pass.
@@ -111,7 +126,7 @@ struct Scatter {
           pack.store(grad_cells[k] + c, sum);
         }
         if constexpr (kNeedCoords) {
-          const auto value = pack.load(cells[k] + c);
+          const auto value = in_register(pack.load(cells[k] + c));
           unrolled<kRows>([&](auto r) { sums[r][k].add(g[r] * value); });
         }
       });

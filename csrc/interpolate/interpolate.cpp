@@ -197,7 +197,7 @@ void interpolate_into(const at::Tensor& coords, const at::Tensor& grid, bool ali
     using G = std::remove_pointer_t<decltype(cell)>;
     dispatch_dims(coords.size(1), [&](auto constant) {
       constexpr int D = decltype(constant)::value;
-      const InterpolateForward<T, G> args{
+      InterpolateForward<T, G> args{
           data<Accumulate<T>>(positions), data<G>(cells), data<T>(out), layout, grid.size(-1), lattice};
       if constexpr (kWithCuda) {
         if (out.is_cuda()) {
@@ -205,6 +205,7 @@ void interpolate_into(const at::Tensor& coords, const at::Tensor& grid, bool ali
           return check_launch();
         }
       }
+      args.past_caches = goes_past_caches(rows * args.columns * out.element_size());
       forward_cpu<D>(args, rows);
     });
   });

@@ -20,6 +20,7 @@ struct InterpolateForward {
   RowLayout layout;
   int64_t columns;
   Lattice lattice;
+  bool past_caches = false;  // how `out` is written. CPU only
 };
 
 template <typename T, typename G>

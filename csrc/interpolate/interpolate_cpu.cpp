@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "common/types.h"
+#include "common/write_past_caches.h"
 
 #define GRAD_KERNELS "interpolate/interpolate_cpu.inl"
 #include "common/for_each_isa.h"

@@ -9,9 +9,14 @@ void interpolate_forward(const InterpolateForward<T, G>& args, Range rows, Range
     const Corners<A, D> corners[] = {{args.coords + n * D, args.lattice}};
     for_runs(args.layout, columns, [&](int64_t begin, int64_t size) {
       T* const out[] = {args.out + args.layout.offset(n, begin)};
-      gather(corners, args.grid + begin, args.columns, size, out);
+      if (args.past_caches) {
+        gather_past_caches(corners, args.grid + begin, args.columns, size, out);
+      } else {
+        gather(corners, args.grid + begin, args.columns, size, out);
+      }
     });
   }
+  if (args.past_caches) finish_writes();
 }
 
 // The backward pass goes over kRowBlock rows, whose corners are found once, and kColumnBlock columns at a

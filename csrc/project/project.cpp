@@ -13,6 +13,7 @@
 #include "common/checks.h"
 #include "common/device.h"
 #include "common/partition.h"
+#include "common/write_past_caches.h"
 #include "interpolate/interpolate_host.h"
 #include "jitter/jitter_host.h"
 #include "project/project_host.h"
@@ -102,6 +103,7 @@ void backward_cpu(const ProjectArgs<T, G>& args, const Accumulate<T>* activation
   const int64_t size = grid_size + weight_size + bias_size;
   const Partition parts = backward_rows(grad_out.size(0), args.lattice.cells(D));
   const std::unique_ptr<A[]> sums(new A[parts.count() * size]);
+  const bool past_caches = goes_past_caches(numel(outputs.grad_hidden) * sizeof(T));
   at::parallel_for(0, parts.count(), 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
       A* grid = &sums[part * size];
@@ -109,7 +111,7 @@ void backward_cpu(const ProjectArgs<T, G>& args, const Accumulate<T>* activation
       std::fill_n(grid, size, A{0});  // here, so that they are in this thread's cache
       const ProjectGradients<T> gradients{data<T>(outputs.grad_hidden), weight_size ? weight : nullptr,
                                           bias_size ? weight + weight_size : nullptr,
-                                          grid_size ? grid : nullptr};
+                                          grid_size ? grid : nullptr, past_caches};
       if (grad_coords) {
         project_head_backward_cpu<D>(args, activations, grad_coords, parts[part], gradients);
       } else {
@@ -186,9 +188,10 @@ at::Tensor project_into(const ProjectInputs& inputs, const at::Tensor& out) {
       }
     }
     const Partition parts = forward_tiles(rows);
+    const bool past_caches = goes_past_caches(out.numel() * out.element_size());
     at::parallel_for(0, parts.count(), 1, [&](int64_t begin, int64_t end) {
       for (int64_t part = begin; part < end; ++part) {
-        project_forward_cpu<D>(args, data<T>(out), out.stride(0), a, parts[part]);
+        project_forward_cpu<D>(args, data<T>(out), out.stride(0), a, parts[part], past_caches);
       }
     });
   });

@@ -33,17 +33,18 @@ struct ProjectArgs {
 template <typename T>
 struct ProjectGradients {
   using A = Accumulate<T>;
-  T* grad_hidden;  // (N, Ch), written
-  A* grad_weight;  // (D, Ch), added to
-  A* grad_bias;    // (D,), added to
-  A* grad_grid;    // (cells, C), added to; needed by project_backward_cpu
+  T* grad_hidden;            // (N, Ch), written
+  A* grad_weight;            // (D, Ch), added to
+  A* grad_bias;              // (D,), added to
+  A* grad_grid;              // (cells, C), added to; needed by project_backward_cpu
+  bool past_caches = false;  // how grad_hidden is written. CPU only
 };
 
 // Writes the values to `out`, and a, (N, D), to `activations`: with them the backward pass reads h but
-// once, when it has the gradients of the coordinates.
+// once, when it has the gradients of the coordinates. `past_caches` says how the values are written.
 template <int D, typename T, typename G>
 void project_forward_cpu(const ProjectArgs<T, G>& args, T* out, int64_t out_stride,
-                         Accumulate<T>* activations, Range rows);
+                         Accumulate<T>* activations, Range rows, bool past_caches);
 
 template <int D, typename T, typename G>
 void project_backward_cpu(const ProjectArgs<T, G>& args, const Accumulate<T>* activations, const T* grad_out,

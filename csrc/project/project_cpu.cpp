@@ -11,6 +11,7 @@
 
 #include "common/partition.h"
 #include "common/types.h"
+#include "common/write_past_caches.h"
 
 #define GRAD_KERNELS "project/project_cpu.inl"
 #include "common/for_each_isa.h"
@@ -19,8 +20,8 @@ namespace grad {
 
 template <int D, typename T, typename G>
 void project_forward_cpu(const ProjectArgs<T, G>& args, T* out, int64_t out_stride,
-                         Accumulate<T>* activations, Range rows) {
-  GRAD_DISPATCH_ISA(project_forward<D>(args, out, out_stride, activations, rows));
+                         Accumulate<T>* activations, Range rows, bool past_caches) {
+  GRAD_DISPATCH_ISA(project_forward<D>(args, out, out_stride, activations, rows, past_caches));
 }
 
 template <int D, typename T, typename G>
@@ -36,11 +37,11 @@ void project_head_backward_cpu(const ProjectArgs<T, G>& args, const Accumulate<T
   GRAD_DISPATCH_ISA(project_head_backward<D>(args, activations, grad_coords, rows, gradients));
 }
 
-#define GRAD_INSTANTIATE(D, T, G)                                                                          \
-  template void project_forward_cpu<D>(const ProjectArgs<T, G>&, T*, int64_t, Accumulate<T>*, Range);      \
-  template void project_backward_cpu<D>(const ProjectArgs<T, G>&, const Accumulate<T>*, const T*, int64_t, \
-                                        Range, const ProjectGradients<T>&);                                \
-  template void project_head_backward_cpu<D>(const ProjectArgs<T, G>&, const Accumulate<T>*,               \
+#define GRAD_INSTANTIATE(D, T, G)                                                                           \
+  template void project_forward_cpu<D>(const ProjectArgs<T, G>&, T*, int64_t, Accumulate<T>*, Range, bool); \
+  template void project_backward_cpu<D>(const ProjectArgs<T, G>&, const Accumulate<T>*, const T*, int64_t,  \
+                                        Range, const ProjectGradients<T>&);                                 \
+  template void project_head_backward_cpu<D>(const ProjectArgs<T, G>&, const Accumulate<T>*,                \
                                              const Accumulate<T>*, Range, const ProjectGradients<T>&);
 #define GRAD_INSTANTIATE_DIMS(T, G) GRAD_FOR_EACH_DIM(GRAD_INSTANTIATE, T, G)
 GRAD_FOR_EACH_TYPE_PAIR(GRAD_INSTANTIATE_DIMS)

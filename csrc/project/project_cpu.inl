@@ -6,12 +6,13 @@
 constexpr int kTileRows = 256;
 
 // Asks for memory while something else is computed, a line of the cache at a time, so that there is always
-// one on its way and never more than the processor can wait for. Lookups take rows in an order that it
-// can't foresee. It does no harm to ask for what is not there.
+// one on its way and never more than the processor can wait for; into the second-level cache, where it takes
+// no place from the corners. Lookups take rows in an order that the processor can't foresee. It does no harm
+// to ask for what is not there.
 template <bool kForWriting, typename T>
 inline void prefetch_line(const T* row, int64_t column) {
   constexpr int kLine = 64 / sizeof(T);  // values in a line
-  if (column % kLine == 0) __builtin_prefetch(row + column, kForWriting, 3);
+  if (column % kLine == 0) __builtin_prefetch(row + column, kForWriting, 2);
 }
 
 constexpr int kRowsAhead = 3;  // in memory's order, where the processor foresees nothing behind a page's end
@@ -30,7 +31,7 @@ inline void activate(const ProjectArgs<T, G>& args, int64_t begin, int count, Ac
     for_columns<A>(args.hidden_columns, [&](auto pack, int64_t c) {
       prefetch(i, c);
       prefetch_line<false>(ahead, c);
-      const auto h = pack.load(hidden + c);
+      const auto h = in_register(pack.load(hidden + c));
       unrolled<D>([&](auto j) { sums[j].add(h * pack.load(args.weight + j * args.hidden_columns + c)); });
     });
     unrolled<D>([&](auto j) { a[i * D + j] = sums[j].total() + args.bias[j]; });
@@ -113,13 +114,16 @@ inline void for_tiles(Range rows, Body&& body) {
 
 // With d_j = dcoord_j (1 - a_j^2), as tanh' = 1 - tanh^2 and jitter adds a constant:
 //   dh = sum_j d_j W_j,  dW_j += d_j h,  db_j += d_j.
+// The row of dh is the next one of `writer`.
 template <int D, typename T, typename G>
 inline void head_backward(const ProjectArgs<T, G>& args, int64_t row, const Accumulate<T>* activations,
-                          const Accumulate<T>* grad_coords, const ProjectGradients<T>& gradients) {
+                          const Accumulate<T>* grad_coords, const ProjectGradients<T>& gradients,
+                          RowWriter<T>& writer) {
   using A = Accumulate<T>;
   const int64_t columns = args.hidden_columns;
   const T* hidden = args.hidden + row * args.hidden_stride;
-  T* grad_hidden = gradients.grad_hidden ? gradients.grad_hidden + row * columns : nullptr;
+  T* grad_hidden = writer.row();
+  const bool is_direct = writer.is_direct();
   A d[D];
   for (int j = 0; j < D; ++j) {
     const A a = activations[row * D + j];
@@ -127,8 +131,8 @@ inline void head_backward(const ProjectArgs<T, G>& args, int64_t row, const Accu
     if (gradients.grad_bias) gradients.grad_bias[j] += d[j];
   }
   for_columns<A>(columns, [&](auto pack, int64_t c) {
-    if (gradients.grad_hidden) {
-      prefetch_line<true>(grad_hidden + kRowsAhead * columns, c);
+    if (grad_hidden) {
+      if (is_direct) prefetch_line<true>(grad_hidden + kRowsAhead * columns, c);
       auto sum = pack.load(args.weight + c) * d[0];
 #pragma GCC unroll 4
       for (int j = 1; j < D; ++j) sum += pack.load(args.weight + j * columns + c) * d[j];
@@ -136,7 +140,7 @@ inline void head_backward(const ProjectArgs<T, G>& args, int64_t row, const Accu
     }
     if (gradients.grad_weight) {
       prefetch_line<false>(hidden + kRowsAhead * args.hidden_stride, c);
-      const auto h = pack.load(hidden + c);
+      const auto h = in_register(pack.load(hidden + c));
 #pragma GCC unroll 4
       for (int j = 0; j < D; ++j) {
         A* place = gradients.grad_weight + j * columns + c;
@@ -144,17 +148,27 @@ inline void head_backward(const ProjectArgs<T, G>& args, int64_t row, const Accu
       }
     }
   });
+  writer.end_row();
+}
+
+// Writes the rows of dh from `row` on.
+template <typename T, typename G>
+RowWriter<T> writer_of(const ProjectArgs<T, G>& args, const ProjectGradients<T>& gradients, int64_t row) {
+  T* rows = gradients.grad_hidden;
+  return {rows ? rows + row * args.hidden_columns : nullptr, args.hidden_columns, gradients.past_caches};
 }
 
 template <int D, typename T, typename G>
 void project_forward(const ProjectArgs<T, G>& args, T* out, int64_t out_stride, Accumulate<T>* activations,
-                     Range rows) {
+                     Range rows, bool past_caches) {
   using A = Accumulate<T>;
   A a[padded<A>(kTileRows * D)] = {};
   Tile<D, A> tile;
   for_tiles(rows, [&](int64_t begin, int count) {
     const auto place = [&](int row) { return out + (begin + row) * out_stride; };
-    const auto prefetch = [&](int row, int64_t c) { prefetch_line<true>(place(row), c); };
+    const auto prefetch = [&](int row, int64_t c) {
+      if (!past_caches) prefetch_line<true>(place(row), c);
+    };
     activate<D>(args, begin, count, a, prefetch);
     std::copy_n(a, count * D, activations + begin * D);
     tile.fill(args.lattice, args.jitter, begin, count, a);
@@ -162,9 +176,14 @@ void project_forward(const ProjectArgs<T, G>& args, T* out, int64_t out_stride, 
       constexpr int kRows = std::extent_v<std::remove_reference_t<decltype(group)>>;
       T* places[kRows];
       for (int r = 0; r < kRows; ++r) places[r] = place(group[r]);
-      gather<kRows, T>(corners, args.grid, args.columns, args.columns, places);
+      if (past_caches) {
+        gather_past_caches<kRows, T>(corners, args.grid, args.columns, args.columns, places);
+      } else {
+        gather<kRows, T>(corners, args.grid, args.columns, args.columns, places);
+      }
     });
   });
+  if (past_caches) finish_writes();
 }
 
 template <int D, typename T, typename G>
@@ -174,6 +193,7 @@ void project_backward(const ProjectArgs<T, G>& args, const Accumulate<T>* activa
   const int64_t columns = args.columns;
   Tile<D, A> tile;
   A grad_coords[kTileRows][D];
+  RowWriter<T> writer = writer_of(args, gradients, rows.begin);
   for_tiles(rows, [&](int64_t begin, int count) {
     const auto values = [&](int row) { return grad_out + (begin + row) * grad_out_stride; };
     tile.fill(args.lattice, args.jitter, begin, count, activations + begin * D);
@@ -193,7 +213,7 @@ void project_backward(const ProjectArgs<T, G>& args, const Accumulate<T>* activa
     });
     if (gradients.grad_hidden || gradients.grad_weight || gradients.grad_bias) {
       for (int i = 0; i < count; ++i) {
-        head_backward<D>(args, begin + i, activations, grad_coords[i], gradients);
+        head_backward<D>(args, begin + i, activations, grad_coords[i], gradients, writer);
       }
     }
   });
@@ -203,7 +223,8 @@ template <int D, typename T, typename G>
 void project_head_backward(const ProjectArgs<T, G>& args, const Accumulate<T>* activations,
                            const Accumulate<T>* grad_coords, Range rows,
                            const ProjectGradients<T>& gradients) {
+  RowWriter<T> writer = writer_of(args, gradients, rows.begin);
   for (int64_t row = rows.begin; row < rows.end; ++row) {
-    head_backward<D>(args, row, activations, grad_coords + row * D, gradients);
+    head_backward<D>(args, row, activations, grad_coords + row * D, gradients, writer);
   }
 }

@@ -89,7 +89,7 @@ class InterpolateCase {
   }
 
   grad::InterpolateForward<T, G> forward_args(const RowLayout& layout, Buffer<T>& out) const {
-    return {coords_.get(), grid_.get(), out.get(), layout, columns_, lattice_};
+    return {coords_.get(), grid_.get(), out.get(), layout, columns_, lattice_, random_.chance(50)};
   }
 
   void backward(bool need_grid, bool need_coords) {
@@ -251,13 +251,15 @@ void conversion_cases(int64_t run) {
   floats.push_back(std::nanf(""));
   Buffer<float> grid(static_cast<int64_t>(floats.size()));
   std::memcpy(grid.get(), floats.data(), floats.size() * sizeof(float));
-  Buffer<H> stored(grid.size());
-  grad::interpolate_forward_cpu<1>(
-      grad::InterpolateForward<H, float>{
-          coords.get(), grid.get(), stored.get(), {0, run, run}, grid.size(), lattice},
-      {0, 1}, {0, grid.size()});
-  for (int64_t i = 0; i < grid.size(); ++i) {
-    checker.near("stored", 0, i, stored[i], {rounded_to<H>(grid[i]), 0}, 0);
+  for (const bool past_caches : {false, true}) {
+    Buffer<H> stored(grid.size());
+    grad::interpolate_forward_cpu<1>(
+        grad::InterpolateForward<H, float>{
+            coords.get(), grid.get(), stored.get(), {0, run, run}, grid.size(), lattice, past_caches},
+        {0, 1}, {0, grid.size()});
+    for (int64_t i = 0; i < grid.size(); ++i) {
+      checker.near("stored", 0, i, stored[i], {rounded_to<H>(grid[i]), 0}, 0);
+    }
   }
   ++cases_passed();
 }

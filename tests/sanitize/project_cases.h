@@ -87,7 +87,7 @@ class ProjectCase {
   void coordinates() {
     Buffer<T> out(rows_ * columns_);
     in_random_parts(random_, rows_, [&](Range rows) {
-      grad::project_forward_cpu<D>(args_, out.get(), columns_, a_.get(), rows);
+      grad::project_forward_cpu<D>(args_, out.get(), columns_, a_.get(), rows, random_.chance(50));
     });
     Buffer<float> noises(rows_ * D);
     if (args_.jitter.state) grad::jitter_noise_cpu<D>(args_.jitter, noises.get(), {0, rows_});
@@ -123,12 +123,12 @@ class ProjectCase {
     const RowLayout layout = matrix_rows(columns_, false);
     Buffer<T> out(extent(layout, rows_, columns_)), part(out.size());
     in_random_parts(random_, rows_, [&](Range rows) {
-      grad::project_forward_cpu<D>(args_, out.get(), layout.row_stride, a_.get(), rows);
+      grad::project_forward_cpu<D>(args_, out.get(), layout.row_stride, a_.get(), rows, random_.chance(50));
     });
     check_part(checker_, "out", out, layout, {0, rows_}, {0, columns_}, columns_, want);
 
     const Range rows = random_.part(rows_);
-    grad::project_forward_cpu<D>(args_, part.get(), layout.row_stride, a_.get(), rows);
+    grad::project_forward_cpu<D>(args_, part.get(), layout.row_stride, a_.get(), rows, random_.chance(50));
     check_part(checker_, "part of out", part, layout, rows, {0, columns_}, columns_, want);
   }
 
@@ -205,7 +205,7 @@ class ProjectCase {
              grad::ProjectGradients<T>{wanted & 1 ? grad_hidden.get() : nullptr,
                                        wanted & 2 ? grad_weight.get() + part * sizes[0] : nullptr,
                                        wanted & 4 ? grad_bias.get() + part * sizes[1] : nullptr,
-                                       grad_grid.get() + part * sizes[2]});
+                                       grad_grid.get() + part * sizes[2], random_.chance(50)});
     }
     Buffer<A> weight(sizes[0]), bias(sizes[1]);
     Buffer<G> grid(sizes[2]);
