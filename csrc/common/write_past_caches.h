@@ -65,7 +65,7 @@ inline void finish_writes() {
 
 // Rows that follow each other in memory, written one after the other: straight to their places, or past the
 // caches. Then a few rows wait in a buffer until they end with a line of the cache, as a line that is written
-// in two parts takes longer.
+// in two parts takes longer. Rows that are wider than the buffer go straight to their places.
 template <typename T>
 class RowWriter {
  public:

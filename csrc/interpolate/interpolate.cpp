@@ -192,20 +192,25 @@ void interpolate_into(const at::Tensor& coords, const at::Tensor& grid, bool ali
   const at::Tensor positions = coords.to(accumulate_type(out.scalar_type())).contiguous();
   const at::Tensor cells = grid.contiguous();
   const int64_t rows = coords.size(0);
+  const bool past_caches = goes_past_caches(rows * grid.size(-1) * out.element_size());
   dispatch_types(out.scalar_type(), grid.scalar_type(), [&](auto* value, auto* cell) {
     using T = std::remove_pointer_t<decltype(value)>;
     using G = std::remove_pointer_t<decltype(cell)>;
     dispatch_dims(coords.size(1), [&](auto constant) {
       constexpr int D = decltype(constant)::value;
-      InterpolateForward<T, G> args{
-          data<Accumulate<T>>(positions), data<G>(cells), data<T>(out), layout, grid.size(-1), lattice};
+      const InterpolateForward<T, G> args{data<Accumulate<T>>(positions),
+                                          data<G>(cells),
+                                          data<T>(out),
+                                          layout,
+                                          grid.size(-1),
+                                          lattice,
+                                          past_caches};
       if constexpr (kWithCuda) {
         if (out.is_cuda()) {
           interpolate_forward_cuda<D>(args, rows, current_stream());
           return check_launch();
         }
       }
-      args.past_caches = goes_past_caches(rows * args.columns * out.element_size());
       forward_cpu<D>(args, rows);
     });
   });
