@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from timing import Call, measure_rounds
 
+from grad.allocator import suit_large_tensors
 from grad.checkpoint import LoadedModel, load_checkpoint
 from grad.data import demo_dataset, load_picture
 from grad.data.picture import Picture, collate
@@ -41,6 +42,7 @@ Run = Callable[[NDArray[np.uint8]], Any]  # (B, h, w, 3) -> maps, scores, ...
 
 def main(arguments: list[str] | None = None) -> int:
     """The exit code: 0, or 2 after one sentence about what was wrong."""
+    suit_large_tensors()  # as every command does
     options = parse(arguments)
     torch.set_num_threads(options.threads)
     console = Console(width=120)

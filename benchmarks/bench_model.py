@@ -31,6 +31,7 @@ from torch._inductor import config as inductor
 from torch.utils.flop_counter import FlopCounterMode
 
 from grad import onednn, ops
+from grad.allocator import suit_large_tensors
 from grad.backbone import BUILT_IN_BACKBONE, load_backbone
 from grad.checkpoint import LoadedModel, ModelInfo, load_checkpoint
 from grad.config import TrainConfig
@@ -50,6 +51,7 @@ BUDGET = {"seconds": 1.5, "least": 5, "most": 40}
 def main(arguments: list[str] | None = None) -> int:
     """The exit code: 0, or 2 after one sentence about what was wrong."""
     try:
+        suit_large_tensors()  # as every command does
         options = parse(arguments)
         if options.threads is not None:
             torch.set_num_threads(options.threads)

@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # where grad is not i
 from generated import generate_images
 from report import machine_facts, write_json
 
-from grad.allocator import keep_freed_memory
+from grad.allocator import suit_large_tensors
 from grad.backbone import BUILT_IN_BACKBONE, Backbone, load_backbone
 from grad.data import Sample
 from grad.errors import GradError
@@ -185,7 +185,7 @@ PARTS = {"images": images, "size": size, "grid": grid, "memory": memory}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    keep_freed_memory()  # as in training
+    suit_large_tensors()  # as every command does
     records = json.loads(options.json.read_text()) if options.json.exists() else []
     facts = machine_facts(CPU) | {"precision": options.precision, "preset": options.preset}
     backbone = load_backbone(BUILT_IN_BACKBONE)

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from grad.allocator import keep_freed_memory
+from grad.allocator import suit_large_tensors
 from grad.backbone import BUILT_IN_BACKBONE, Backbone, load_backbone
 from grad.batches import Loader, batches
 from grad.data import Sample, load_image
@@ -270,7 +270,7 @@ def show(parts: Sequence[Part], console: Console) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    keep_freed_memory()  # as in training
+    suit_large_tensors()  # as every command does
     console = Console(width=100, highlight=False)
     facts = machine_facts(options.device)
     console.print(", ".join(f"{name} {value}" for name, value in facts.items()))

@@ -31,7 +31,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # where grad is not i
 
 from report import Goal, Row, machine_facts, print_report, write_json
 
-from grad.allocator import keep_freed_memory
+from grad.allocator import suit_large_tensors
 from grad.errors import GradError
 
 # Relative difference between ours and eager in float32. One gradient in ten thousand may fall on
@@ -166,7 +166,7 @@ def run(
         options = parse(description, arguments)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        keep_freed_memory()  # as in training; for ours and the baseline
+        suit_large_tensors()  # as every command does; for ours and the baseline
         cases = list(make_cases(options))
         bench = Bench(options)
         rows = measure_all(bench, cases)

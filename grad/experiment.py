@@ -14,7 +14,6 @@ import torch
 from rich.console import Console
 
 from grad import distributed
-from grad.allocator import keep_freed_memory
 from grad.backbone import Backbone, load_backbone
 from grad.calibration import Calibration, calibrate
 from grad.checking import show_dataset
@@ -81,8 +80,6 @@ def _run(config: TrainConfig, device: torch.device, console: Console) -> Path:
     dataset, validation = distributed.from_main(lambda: _find(config))
     show_dataset(dataset, console)
     with _run_folder(config, dataset) as out, _deterministic(device):
-        if device.type == "cpu":
-            keep_freed_memory()
         backbone = distributed.main_first(
             lambda: load_backbone(config.backbone, config.weights, context=config.context())
         )

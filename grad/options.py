@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
 
+from grad.allocator import suit_large_tensors
 from grad.errors import GradError
 
 _Options = TypeVar("_Options")
@@ -94,6 +95,7 @@ def class_list(classes: str | None) -> tuple[str, ...] | None:
 
 def exit_code(work: Callable[[], int | None], interrupted: str = "Interrupted.") -> int:
     """Run a command; 0 or what it returns, 2 for a user's error, 130 for Ctrl-C, which is said."""
+    suit_large_tensors()
     try:
         return work() or 0
     except GradError as error:
