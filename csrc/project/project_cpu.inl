@@ -12,7 +12,10 @@ constexpr int kTileRows = 256;
 template <bool kForWriting, typename T>
 inline void prefetch_line(const T* row, int64_t column) {
   constexpr int kLine = 64 / sizeof(T);  // values in a line
-  if (column % kLine == 0) __builtin_prefetch(row + column, kForWriting, 2);
+  if (column % kLine != 0) return;
+  // GCC takes a function that only prefetches for one without effect, and drops calls of it. This is one.
+  asm volatile("" : : "m"(row[column]));
+  __builtin_prefetch(row + column, kForWriting, 2);
 }
 
 constexpr int kRowsAhead = 3;  // in memory's order, where the processor foresees nothing behind a page's end
