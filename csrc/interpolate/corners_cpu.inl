@@ -32,10 +32,15 @@ struct Corners {
   }
 };
 
-// out[r][c] = sum_k w_rk grid[i_k, c] over `columns` columns; `pitch` columns lie between grid cells.
-template <int kRows, typename T, typename G, typename A, int D>
+struct NoPrefetch {
+  void operator()(int64_t) const {}
+};
+
+// out[r][c] = sum_k w_rk grid[i_k, c] over `columns` columns; `pitch` columns lie between grid cells. Calls
+// prefetch(c) at each column c.
+template <int kRows, typename T, typename G, typename A, int D, typename Prefetch = NoPrefetch>
 inline void gather(const Corners<A, D> (&corners)[kRows], const G* grid, int64_t pitch, int64_t columns,
-                   T* const (&out)[kRows]) {
+                   T* const (&out)[kRows], const Prefetch& prefetch = {}) {
   constexpr int kCount = Corners<A, D>::kCount;
   if (corners[0].valid == 0) {
     for (int r = 0; r < kRows; ++r) {
@@ -51,6 +56,7 @@ inline void gather(const Corners<A, D> (&corners)[kRows], const G* grid, int64_t
     for (int r = 0; r < kRows; ++r) weight[r][k] = corners[r].weight[k];
   }
   for_columns<A>(columns, [&](auto pack, int64_t c) {
+    prefetch(c);
     typename decltype(pack)::Value sum[kRows];
     const auto first = pack.load(cells[0] + c);
     for (int r = 0; r < kRows; ++r) sum[r] = first * weight[r][0];
@@ -64,16 +70,16 @@ inline void gather(const Corners<A, D> (&corners)[kRows], const G* grid, int64_t
 }
 
 // The same past the caches, by way of rows in the first-level cache. finish_writes() is the caller's.
-template <int kRows, typename T, typename G, typename A, int D>
+template <int kRows, typename T, typename G, typename A, int D, typename Prefetch = NoPrefetch>
 inline void gather_past_caches(const Corners<A, D> (&corners)[kRows], const G* grid, int64_t pitch,
-                               int64_t columns, T* const (&out)[kRows]) {
+                               int64_t columns, T* const (&out)[kRows], const Prefetch& prefetch = {}) {
   constexpr int64_t kBlock = 512;  // columns at a time
   alignas(kVectorBytes) T blocks[kRows][kBlock];
   T* places[kRows];
   for (int r = 0; r < kRows; ++r) places[r] = blocks[r];
   for (int64_t c = 0; c < columns; c += kBlock) {
     const int64_t size = std::min(columns - c, kBlock);
-    gather<kRows, T>(corners, grid + c, pitch, size, places);
+    gather<kRows, T>(corners, grid + c, pitch, size, places, [&](int64_t i) { prefetch(c + i); });
     for (int r = 0; r < kRows; ++r) write_past_caches(out[r] + c, blocks[r], size);
   }
 }
@@ -90,8 +96,8 @@ struct Scatter {
   int64_t columns;
   A (&dots)[kRows][Corners<A, D>::kCount];
 
-  // grad_grid[i_k, c] += w_rk g_r[c], and dots[r][k] += <grid[i_k], g_r>, for all corners. Calls
-  // prefetch(c) at each column c, and again for each further group of corners.
+  // grad_grid[i_k, c] += w_rk g_r[c], and dots[r][k] += <grid[i_k], g_r>, for all corners. Corners go in
+  // groups; prefetch(first, c) is called for each group, which begins with corner `first`, at each column c.
   template <bool kNeedGrid, bool kNeedCoords, typename Prefetch>
   void run(Prefetch&& prefetch) const {
     constexpr int kGroup = Corners<A, D>::kCount < 4 ? Corners<A, D>::kCount : 4;
@@ -116,7 +122,7 @@ struct Scatter {
       for (int r = 0; r < kRows; ++r) weight[r][k] = corners[r].weight[first + k];
     }
     for_columns<A>(columns, [&](auto pack, int64_t c) {
-      prefetch(c);
+      prefetch(first, c);
       typename decltype(pack)::Value g[kRows];
       unrolled<kRows>([&](auto r) { g[r] = pack.load(grad_out[r] + c); });
       unrolled<kCount>([&](auto k) {

@@ -17,6 +17,7 @@
 
 #include "common/checks.h"
 #include "common/device.h"
+#include "common/lines.h"
 #include "common/partition.h"
 #include "common/write_past_caches.h"
 #include "interpolate/interpolate_host.h"
@@ -62,7 +63,7 @@ void backward_cpu_by_rows(const InterpolateBackward<T, G>& args, const Partition
     for (int64_t part = begin; part < end; ++part) {
       A* own = sums ? &sums[part * size] : nullptr;
       if (own) std::fill_n(own, size, A{0});  // here, so that they are in this thread's cache
-      interpolate_backward_cpu<D>(args, parts[part], {0, args.columns}, own, grad_coords);
+      interpolate_backward_cpu<D>(args, parts[part], {0, args.columns}, own, args.columns, grad_coords);
     }
   });
   if (grad_grid) {
@@ -97,16 +98,17 @@ void backward_cpu_by_columns(InterpolateBackward<T, G> args, int64_t rows, int64
   const std::vector<int> order = order_by_cell<D>(args.coords, rows, args.lattice);
   if (!order.empty()) args.order = order.data();
   const Partition parts = backward_columns(args.columns, cells);
+  const int64_t pitch = apart<A>(parts.width);
   std::unique_ptr<A[]> shares(grad_coords ? new A[parts.count() * rows * D]() : nullptr);
   at::parallel_for(0, parts.count(), 1, [&](int64_t begin, int64_t end) {
-    std::unique_ptr<A[]> sums(grad_grid ? new A[cells * parts.width] : nullptr);
+    const Lines<A> sums = make_lines<A>(grad_grid ? cells * pitch : 0);
     for (int64_t part = begin; part < end; ++part) {
       const Range columns = parts[part];
-      if (sums) std::fill_n(sums.get(), cells * columns.size(), A{0});
-      interpolate_backward_cpu<D>(args, {0, rows}, columns, sums.get(),
+      if (grad_grid) std::fill_n(sums.get(), cells * pitch, A{0});
+      interpolate_backward_cpu<D>(args, {0, rows}, columns, grad_grid ? sums.get() : nullptr, pitch,
                                   shares ? &shares[part * rows * D] : nullptr);
-      for (int64_t cell = 0; sums && cell < cells; ++cell) {
-        write_past_caches(grad_grid + cell * args.columns + columns.begin, &sums[cell * columns.size()],
+      for (int64_t cell = 0; grad_grid && cell < cells; ++cell) {
+        write_past_caches(grad_grid + cell * args.columns + columns.begin, &sums[cell * pitch],
                           columns.size());
       }
     }

@@ -38,11 +38,11 @@ struct InterpolateBackward {
 template <int D, typename T, typename G>
 void interpolate_forward_cpu(const InterpolateForward<T, G>& args, Range rows, Range columns);
 
-// Adds w_k(n) grad_out[n, c] to grad_grid (cells, columns.size()), and to grad_coords, (N, D), the
-// share of these columns in the coordinates' gradient. Either may be null.
+// Adds w_k(n) grad_out[n, c] to grad_grid (cells, columns.size()), with grad_pitch columns from cell to cell,
+// and to grad_coords, (N, D), the share of these columns in the coordinates' gradient. Either may be null.
 template <int D, typename T, typename G>
 void interpolate_backward_cpu(const InterpolateBackward<T, G>& args, Range rows, Range columns,
-                              Accumulate<T>* grad_grid, Accumulate<T>* grad_coords);
+                              Accumulate<T>* grad_grid, int64_t grad_pitch, Accumulate<T>* grad_coords);
 
 template <int D, typename T, typename G>
 void interpolate_forward_cuda(const InterpolateForward<T, G>& args, int64_t rows, Stream stream);

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "common/partition.h"
+#include "common/prefetch.h"
 #include "common/types.h"
 #include "common/write_past_caches.h"
 

@@ -5,21 +5,10 @@
 
 constexpr int kTileRows = 256;
 
-// Asks for memory while something else is computed, a line of the cache at a time, so that there is always
-// one on its way and never more than the processor can wait for; into the second-level cache, where it takes
-// no place from the corners. Lookups take rows in an order that the processor can't foresee. It does no harm
-// to ask for what is not there.
-template <bool kForWriting, typename T>
-inline void prefetch_line(const T* row, int64_t column) {
-  constexpr int kLine = 64 / sizeof(T);  // values in a line
-  if (column % kLine != 0) return;
-  // GCC takes a function that only prefetches for one without effect, and drops calls of it. This is one.
-  asm volatile("" : : "m"(row[column]));
-  __builtin_prefetch(row + column, kForWriting, 2);
-}
-
-constexpr int kRowsAhead = 3;  // in memory's order, where the processor foresees nothing behind a page's end
-constexpr int kPlacesAhead = 8;  // in the order of cells
+// Rows that are asked for ahead: in memory's order, where the processor foresees nothing behind a page's end,
+// and in the order of cells, which it can't foresee.
+constexpr int kRowsAhead = 3;
+constexpr int kPlacesAhead = 8;
 
 // a_j = tanh(<h, W_j> + b_j) for rows [begin, begin + count) of a tile, (count, D), with room for
 // padded(count * D); calls prefetch(i, c) at column c.
@@ -210,8 +199,9 @@ void project_backward(const ProjectArgs<T, G>& args, const Accumulate<T>* activa
       A dots[kRows][Corners<A, D>::kCount] = {};
       const Scatter<kRows, T, G, A, D> scatter{corners, places,  args.grid, columns, gradients.grad_grid,
                                                columns, columns, dots};
-      scatter.template run<true, true>(
-          [&](int64_t c) { unrolled<kRows>([&](auto r) { prefetch_line<false>(ahead[r], c); }); });
+      scatter.template run<true, true>([&](int first, int64_t c) {
+        if (first == 0) unrolled<kRows>([&](auto r) { prefetch_line<false>(ahead[r], c); });
+      });
       for (int r = 0; r < kRows; ++r) coords_gradient(corners[r], dots[r], grad_coords[group[r]]);
     });
     if (gradients.grad_hidden || gradients.grad_weight || gradients.grad_bias) {

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/lines.h"
 #include "common/partition.h"
 #include "common/write_past_caches.h"
 #include "interpolate/interpolate.h"
@@ -114,7 +115,7 @@ class InterpolateCase {
       Buffer<A> grad_grid(cells_ * some_columns.size()), grad_coords(rows_ * dims_);
       grad_grid.fill(0);
       grad::interpolate_backward_cpu<dims()>(args, some_rows, some_columns,
-                                             need_grid ? grad_grid.get() : nullptr,
+                                             need_grid ? grad_grid.get() : nullptr, some_columns.size(),
                                              need_coords ? grad_coords.get() : nullptr);
       const Gradients part = naive_backward(grad_out, layout, some_rows, some_columns);
       if (need_grid) checker_.near("part of grad_grid", grad_grid, part.grid, some_columns.size());
@@ -150,7 +151,7 @@ class InterpolateCase {
     sums.fill(0);
     for (int64_t part = 0; part < parts.count(); ++part) {
       grad::interpolate_backward_cpu<D>(args, parts[part], {0, columns_},
-                                        need_grid ? sums.get() + part * size : nullptr,
+                                        need_grid ? sums.get() + part * size : nullptr, columns_,
                                         need_coords ? grad_coords.get() : nullptr);
     }
     grad::sum_parts(sums.get(), parts.count(), size, {0, size}, grad_grid.get());
@@ -167,17 +168,18 @@ class InterpolateCase {
     for (int64_t i = rows_ - 1; i > 0; --i) std::swap(order[i], order[random_.integer(0, i)]);
     if (random_.chance(50)) args.order = order.data();
     const grad::Partition parts = grad::backward_columns(columns_, cells_);
+    const int64_t pitch = grad::apart<A>(parts.width);
     Buffer<G> grad_grid(cells_ * columns_);
     Buffer<A> shares(parts.count() * rows_ * D), grad_coords(rows_ * D);
     for (int64_t part = 0; part < parts.count(); ++part) {
       const Range columns = parts[part];
-      Buffer<A> sums(cells_ * columns.size());
+      Buffer<A> sums(cells_ * pitch);
       sums.fill(0);
-      grad::interpolate_backward_cpu<D>(args, {0, rows_}, columns, need_grid ? sums.get() : nullptr,
+      grad::interpolate_backward_cpu<D>(args, {0, rows_}, columns, need_grid ? sums.get() : nullptr, pitch,
                                         need_coords ? shares.get() + part * rows_ * D : nullptr);
       for (int64_t cell = 0; cell < cells_; ++cell) {
-        grad::write_past_caches(grad_grid.get() + cell * columns_ + columns.begin,
-                                sums.get() + cell * columns.size(), columns.size());
+        grad::write_past_caches(grad_grid.get() + cell * columns_ + columns.begin, sums.get() + cell * pitch,
+                                columns.size());
       }
     }
     grad::finish_writes();
@@ -232,7 +234,7 @@ void conversion_cases(int64_t run) {
   grad::interpolate_backward_cpu<1>(
       grad::InterpolateBackward<H, float>{
           coords.get(), nullptr, all.get(), {0, run, run}, all.size(), lattice},
-      {0, 1}, {0, all.size()}, loaded.get(), nullptr);
+      {0, 1}, {0, all.size()}, loaded.get(), all.size(), nullptr);
   for (int64_t i = 0; i < all.size(); ++i) checker.near("loaded", 0, i, loaded[i], {all[i], 0}, 0);
 
   std::vector<float> floats;
