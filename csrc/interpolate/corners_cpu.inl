@@ -2,14 +2,15 @@
 // kRows rows at once that lie in the same cell, and so read and write the same corners.
 // Included inside an instruction set's namespace.
 
-// The corners of one row that lie in the grid, padded to 2^D with corners of weight 0.
-template <typename A, int D>
+// The corners of one row that lie in the grid, padded to 2^D with corners of weight 0. Their slopes are for
+// the backward pass.
+template <typename A, int D, bool kWithSlopes = true>
 struct Corners {
   static constexpr int kCount = 1 << D;
-  int valid = 0;       // how many are in the grid
-  int index[kCount];   // linear cell index
-  A weight[kCount];    // w_k
-  A slope[kCount][D];  // dw_k / dcoord_j
+  int valid = 0;                         // how many are in the grid
+  int index[kCount];                     // linear cell index
+  A weight[kCount];                      // w_k
+  A slope[kWithSlopes ? kCount : 1][D];  // dw_k / dcoord_j
   bool is_nan;
 
   Corners() = default;
@@ -22,7 +23,7 @@ struct Corners {
       if (linear < 0) continue;
       index[valid] = linear;
       weight[valid] = corner_weight(cell, k);
-      for (int j = 0; j < D; ++j) slope[valid][j] = corner_weight_slope(cell, k, j);
+      for (int j = 0; kWithSlopes && j < D; ++j) slope[valid][j] = corner_weight_slope(cell, k, j);
       ++valid;
     }
     for (int k = valid; k < kCount; ++k) {
@@ -38,10 +39,11 @@ struct NoPrefetch {
 
 // out[r][c] = sum_k w_rk grid[i_k, c] over `columns` columns; `pitch` columns lie between grid cells. Calls
 // prefetch(c) at each column c.
-template <int kRows, typename T, typename G, typename A, int D, typename Prefetch = NoPrefetch>
-inline void gather(const Corners<A, D> (&corners)[kRows], const G* grid, int64_t pitch, int64_t columns,
-                   T* const (&out)[kRows], const Prefetch& prefetch = {}) {
-  constexpr int kCount = Corners<A, D>::kCount;
+template <int kRows, typename T, typename G, typename A, int D, bool kWithSlopes,
+          typename Prefetch = NoPrefetch>
+inline void gather(const Corners<A, D, kWithSlopes> (&corners)[kRows], const G* grid, int64_t pitch,
+                   int64_t columns, T* const (&out)[kRows], const Prefetch& prefetch = {}) {
+  constexpr int kCount = 1 << D;
   if (corners[0].valid == 0) {
     for (int r = 0; r < kRows; ++r) {
       const A value = corners[r].is_nan ? std::numeric_limits<A>::quiet_NaN() : A{0};
@@ -70,9 +72,11 @@ inline void gather(const Corners<A, D> (&corners)[kRows], const G* grid, int64_t
 }
 
 // The same past the caches, by way of rows in the first-level cache. finish_writes() is the caller's.
-template <int kRows, typename T, typename G, typename A, int D, typename Prefetch = NoPrefetch>
-inline void gather_past_caches(const Corners<A, D> (&corners)[kRows], const G* grid, int64_t pitch,
-                               int64_t columns, T* const (&out)[kRows], const Prefetch& prefetch = {}) {
+template <int kRows, typename T, typename G, typename A, int D, bool kWithSlopes,
+          typename Prefetch = NoPrefetch>
+inline void gather_past_caches(const Corners<A, D, kWithSlopes> (&corners)[kRows], const G* grid,
+                               int64_t pitch, int64_t columns, T* const (&out)[kRows],
+                               const Prefetch& prefetch = {}) {
   constexpr int64_t kBlock = 512;  // columns at a time
   alignas(kVectorBytes) T blocks[kRows][kBlock];
   T* places[kRows];

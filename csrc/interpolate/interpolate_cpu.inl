@@ -2,13 +2,13 @@
 
 #include "interpolate/corners_cpu.inl"
 
-// Both passes go over kRowBlock rows, whose corners are found once, and kColumnBlock columns at a time, whose
-// cells and gradients they all find in the caches. Meanwhile the next columns are asked for: the processor
-// can't foresee the leaps from row to row and from cell to cell.
+// Wide rows go kRowBlock at a time, whose corners are found once, over kColumnBlock columns, whose cells and
+// gradients they all find in the caches. Meanwhile the next columns are asked for: the processor can't
+// foresee the leaps from row to row and from cell to cell.
 constexpr int kRowBlock = 32;
 constexpr int64_t kColumnBlock = 512;
 
-template <typename A, int D>
+template <typename A, int D, bool kWithSlopes>
 class RowBlock {
  public:
   // The rows of `rows` in the given order, or as they lie where it is null.
@@ -22,61 +22,77 @@ class RowBlock {
 
   int count() const { return count_; }
   int64_t row(int i) const { return row_[i]; }
-  const Corners<A, D> (&corners(int i) const)[1] { return corners_[i]; }
+  const Corners<A, D, kWithSlopes> (&corners(int i) const)[1] { return corners_[i]; }
 
-  // The cell whose next columns are asked for with row i and its corners from `first` on: together all cells
-  // of a small grid, each once.
+  // The cell whose next columns are asked for with row i and its corners from `first` on: where there are as
+  // many rows as cells, together all cells, each once.
   int64_t cell_to_ask(int i, int first) const {
-    return cells_ <= kRowBlock ? i % cells_ : corners_[i][0].index[first];
+    return cells_ <= count_ ? i % cells_ : corners_[i][0].index[first];
   }
 
  private:
   int64_t cells_;
   int count_;
   int64_t row_[kRowBlock];
-  Corners<A, D> corners_[kRowBlock][1];
+  Corners<A, D, kWithSlopes> corners_[kRowBlock][1];
 };
 
 // Calls body(block) for the rows, kRowBlock at a time.
-template <int D, typename A, typename Body>
+template <int D, bool kWithSlopes, typename A, typename Body>
 inline void for_row_blocks(const A* coords, const int* order, Range rows, const Lattice& lattice,
                            Body&& body) {
   for (int64_t begin = rows.begin; begin < rows.end; begin += kRowBlock) {
-    body(RowBlock<A, D>(coords, order, {begin, std::min(begin + kRowBlock, rows.end)}, lattice));
+    body(RowBlock<A, D, kWithSlopes>(coords, order, {begin, std::min(begin + kRowBlock, rows.end)}, lattice));
   }
 }
 
-// Calls body(i, begin, size, ahead) for each row i of a block, and parts of the columns that lie within one
-// run; `ahead` columns later come those that should be asked for.
+// Calls body(i, begin, size, next) for each row i of a block, and parts of the columns that lie within one
+// run; from column `next` on come those to ask for, -1 where none are left of the `total` of a row.
 template <typename Block, typename Body>
-inline void for_column_blocks(const Block& block, const RowLayout& layout, Range columns, Body&& body) {
+inline void for_column_blocks(const Block& block, const RowLayout& layout, Range columns, int64_t total,
+                              Body&& body) {
   // Whole runs ahead, so that what lies together here does so there.
   const int64_t runs = (kColumnBlock + layout.run - 1) / layout.run;
   const int64_t ahead = runs > 1 ? runs * layout.run : kColumnBlock;
   for (int64_t begin = columns.begin; begin < columns.end; begin += kColumnBlock) {
     const Range part{begin, std::min(begin + kColumnBlock, columns.end)};
     for (int i = 0; i < block.count(); ++i) {
-      for_runs(layout, part, [&](int64_t first, int64_t size) { body(i, first, size, ahead); });
+      for_runs(layout, part, [&](int64_t first, int64_t size) {
+        body(i, first, size, first + ahead < total ? first + ahead : -1);
+      });
     }
   }
 }
 
 template <int D, typename T, typename G>
 void interpolate_forward(const InterpolateForward<T, G>& args, Range rows, Range columns) {
-  for_row_blocks<D>(args.coords, nullptr, rows, args.lattice, [&](const auto& block) {
-    for_column_blocks(block, args.layout, columns, [&](int i, int64_t begin, int64_t size, int64_t ahead) {
-      T* const out[] = {args.out + args.layout.offset(block.row(i), begin)};
-      const G* grid = args.grid + begin;
-      const G* next = begin + ahead < args.columns ? grid + ahead : grid;
-      next += block.cell_to_ask(i, 0) * args.columns;
-      const auto prefetch = [&](int64_t c) { prefetch_line<false>(next, c); };
-      if (args.past_caches) {
-        gather_past_caches(block.corners(i), grid, args.columns, size, out, prefetch);
-      } else {
-        gather(block.corners(i), grid, args.columns, size, out, prefetch);
-      }
+  using A = Accumulate<T>;
+  const auto look_up = [&](const Corners<A, D, false>(&corners)[1], int64_t row, int64_t begin, int64_t size,
+                           const auto& prefetch) {
+    T* const out[] = {args.out + args.layout.offset(row, begin)};
+    if (args.past_caches) {
+      gather_past_caches(corners, args.grid + begin, args.columns, size, out, prefetch);
+    } else {
+      gather(corners, args.grid + begin, args.columns, size, out, prefetch);
+    }
+  };
+  if (columns.size() > kColumnBlock && args.lattice.cells(D) <= rows.size()) {
+    for_row_blocks<D, false>(args.coords, nullptr, rows, args.lattice, [&](const auto& block) {
+      const auto run = [&](int i, int64_t begin, int64_t size, int64_t next) {
+        if (next < 0) return look_up(block.corners(i), block.row(i), begin, size, NoPrefetch{});
+        const G* ahead = args.grid + next + block.cell_to_ask(i, 0) * args.columns;
+        const auto prefetch = [&](int64_t c) { prefetch_line<false>(ahead, c); };
+        look_up(block.corners(i), block.row(i), begin, size, prefetch);
+      };
+      for_column_blocks(block, args.layout, columns, args.columns, run);
     });
-  });
+  } else {  // rows share little but what the caches keep anyway
+    for (int64_t n = rows.begin; n < rows.end; ++n) {
+      const Corners<A, D, false> corners[] = {{args.coords + n * D, args.lattice}};
+      for_runs(args.layout, columns,
+               [&](int64_t begin, int64_t size) { look_up(corners, n, begin, size, NoPrefetch{}); });
+    }
+  }
   if (args.past_caches) finish_writes();
 }
 
@@ -84,13 +100,11 @@ template <int D, bool kNeedGrid, bool kNeedCoords, typename T, typename G>
 void interpolate_backward(const InterpolateBackward<T, G>& args, Range rows, Range columns,
                           Accumulate<T>* grad_grid, int64_t grad_pitch, Accumulate<T>* grad_coords) {
   using A = Accumulate<T>;
-  for_row_blocks<D>(args.coords, args.order, rows, args.lattice, [&](const auto& block) {
+  for_row_blocks<D, true>(args.coords, args.order, rows, args.lattice, [&](const auto& block) {
     A dots[kRowBlock][1][Corners<A, D>::kCount] = {};
-    for_column_blocks(block, args.layout, columns, [&](int i, int64_t begin, int64_t size, int64_t ahead) {
+    const auto run = [&](int i, int64_t begin, int64_t size, int64_t next) {
       const T* const grad_out[] = {args.grad_out + args.layout.offset(block.row(i), begin)};
-      const T* next_grad = args.grad_out + args.layout.offset(block.row(i), begin + ahead);
       const G* grid = kNeedCoords ? args.grid + begin : nullptr;
-      const G* next = kNeedCoords && begin + ahead < args.columns ? grid + ahead : grid;
       const Scatter<1, T, G, A, D> scatter{block.corners(i),
                                            grad_out,
                                            grid,
@@ -99,11 +113,15 @@ void interpolate_backward(const InterpolateBackward<T, G>& args, Range rows, Ran
                                            grad_pitch,
                                            size,
                                            dots[i]};
+      if (next < 0) return scatter.template run<kNeedGrid, kNeedCoords>([](int, int64_t) {});
+      const T* ahead = args.grad_out + args.layout.offset(block.row(i), next);
       scatter.template run<kNeedGrid, kNeedCoords>([&](int first, int64_t c) {
-        if (first == 0) prefetch_line<false>(next_grad, c);
-        if (kNeedCoords) prefetch_line<false>(next + block.cell_to_ask(i, first) * args.columns, c);
+        if (first == 0) prefetch_line<false>(ahead, c);
+        if (kNeedCoords)
+          prefetch_line<false>(args.grid + next + block.cell_to_ask(i, first) * args.columns, c);
       });
-    });
+    };
+    for_column_blocks(block, args.layout, columns, args.columns, run);
     for (int i = 0; kNeedCoords && i < block.count(); ++i) {
       coords_gradient(block.corners(i)[0], dots[i][0], grad_coords + block.row(i) * D);
     }

@@ -56,19 +56,19 @@ class Tile {
 
   // Calls body(place, rows, corners) for arrays of two rows of the same cell, or of one, which come at
   // `place` and behind it.
-  template <typename Body>
+  template <bool kWithSlopes, typename Body>
   void for_groups(const Lattice& lattice, Body&& body) const {
     for (int i = 0; i < count_;) {
       const int first = order_[i];
       const int second = i + 1 < count_ && same_[i + 1] ? order_[i + 1] : -1;
       if (second >= 0) {
         const int rows[] = {first, second};
-        const Corners<A, D> corners[] = {{cells_[first], lattice}, {cells_[second], lattice}};
+        const Corners<A, D, kWithSlopes> corners[] = {{cells_[first], lattice}, {cells_[second], lattice}};
         body(i, rows, corners);
         i += 2;
       } else {
         const int rows[] = {first};
-        const Corners<A, D> corners[] = {{cells_[first], lattice}};
+        const Corners<A, D, kWithSlopes> corners[] = {{cells_[first], lattice}};
         body(i, rows, corners);
         i += 1;
       }
@@ -164,7 +164,7 @@ void project_forward(const ProjectArgs<T, G>& args, T* out, int64_t out_stride, 
     activate<D>(args, begin, count, a, prefetch);
     std::copy_n(a, count * D, activations + begin * D);
     tile.fill(args.lattice, args.jitter, begin, count, a);
-    tile.for_groups(args.lattice, [&](int, const auto& group, const auto& corners) {
+    tile.template for_groups<false>(args.lattice, [&](int, const auto& group, const auto& corners) {
       constexpr int kRows = std::extent_v<std::remove_reference_t<decltype(group)>>;
       T* places[kRows];
       for (int r = 0; r < kRows; ++r) places[r] = place(group[r]);
@@ -189,7 +189,7 @@ void project_backward(const ProjectArgs<T, G>& args, const Accumulate<T>* activa
   for_tiles(rows, [&](int64_t begin, int count) {
     const auto values = [&](int row) { return grad_out + (begin + row) * grad_out_stride; };
     tile.fill(args.lattice, args.jitter, begin, count, activations + begin * D);
-    tile.for_groups(args.lattice, [&](int place, const auto& group, const auto& corners) {
+    tile.template for_groups<true>(args.lattice, [&](int place, const auto& group, const auto& corners) {
       constexpr int kRows = std::extent_v<std::remove_reference_t<decltype(group)>>;
       const T *places[kRows], *ahead[kRows];
       for (int r = 0; r < kRows; ++r) {
