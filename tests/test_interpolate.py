@@ -102,6 +102,7 @@ PATHS = {
     "wide rows, by rows": (1100, (2,), 2048),
     "wider rows, by columns": (1100, (2,), 2049),
     "few rows, many columns": (7, (4, 4), 5003),
+    "rows in blocks, many columns": (40, (4, 4), 5003),
     "written past the caches": (9800, (3, 4), 217),
     "few rows, past the caches": (7, (4, 4), 300_001),
     "many cells": (300, (9, 8, 9, 8), 40),
@@ -216,7 +217,10 @@ def test_infinite_coordinates(device, sizes, align_corners, padding):
     assert_near(ours[1], formula[1], 1e-6)
 
 
-@pytest.mark.parametrize("path", ["one row part", "many row parts", "few rows, many columns"])
+@pytest.mark.parametrize(
+    "path",
+    ["one row part", "many row parts", "few rows, many columns", "rows in blocks, many columns"],
+)
 @PADDINGS
 def test_nan_stays_in_its_row(device, path, padding):
     rows, sizes, channels = PATHS[path]

@@ -211,8 +211,9 @@ void interpolate_cases(Random& random) {
       };
       for (int i = 0; i < 3; ++i) run(9, random_rows(random), random_columns(random));
       if (option == dims - 1) {
-        run(2, random.integer(1024, 1700), random.integer(1, 20));  // several parts of rows
-        run(3, random.integer(1, 4), random.integer(2049, 4200));   // several parts of columns
+        run(2, random.integer(1024, 1700), random.integer(1, 20));              // several parts of rows
+        run(3, random.integer(1, 4), random.integer(2049, 4200));               // several parts of columns
+        run(2, (1 << dims) + random.integer(0, 3), random.integer(600, 1300));  // as many rows as cells
       }
     }
   }
