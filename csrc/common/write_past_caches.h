@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "common/lines.h"
 #include "common/scalar.h"
 
 #if defined(__x86_64__)
@@ -91,14 +92,14 @@ class RowWriter {
   void end_row() {
     if (waits_) {
       waiting_ += columns_;
-      if (waiting_ * sizeof(T) % kLine == 0 || waiting_ + columns_ > kCapacity) flush();
+      if (waiting_ * sizeof(T) % kLineBytes == 0 || waiting_ + columns_ > kCapacity) flush();
     } else if (place_) {
       place_ += columns_;
     }
   }
 
  private:
-  static constexpr int64_t kLine = 64, kCapacity = 4096 / sizeof(T);
+  static constexpr int64_t kCapacity = 4096 / sizeof(T);
 
   void flush() {
     write_past_caches(place_, buffer_, waiting_);
@@ -110,7 +111,7 @@ class RowWriter {
   int64_t columns_;
   bool waits_;
   int64_t waiting_ = 0;  // values in the buffer
-  alignas(kLine) T buffer_[kCapacity];
+  alignas(kLineBytes) T buffer_[kCapacity];
 };
 
 }  // namespace grad

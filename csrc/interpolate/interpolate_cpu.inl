@@ -8,6 +8,7 @@
 constexpr int kRowBlock = 32;
 constexpr int64_t kColumnBlock = 512;
 
+// Up to kRowBlock rows with their corners.
 template <typename A, int D, bool kWithSlopes>
 class RowBlock {
  public:
