@@ -36,6 +36,7 @@ from rich.console import Console
 from grad.backbone import load_backbone
 from grad.config import TrainConfig
 from grad.data import Dataset, find_dataset
+from grad.devices import find_device
 from grad.errors import GradError
 from grad.files import replacing
 from grad.metrics import METRICS
@@ -150,7 +151,7 @@ def _child(answer: Path, name: str, setting: str, dataset: Dataset, options: Pee
     record: dict[str, Any]
     try:
         record = measure(make, dataset.train, dataset.test, models, options)
-        record["facts"] = machine_facts(TrainConfig(device=options.device).torch_device())
+        record["facts"] = machine_facts(find_device(options.device))
     except PeerUnavailable as error:
         record = {"error": str(error)}
     except Exception as error:  # whatever a peer may raise belongs in the table
@@ -234,7 +235,7 @@ def _percent(value: float | None) -> str:
 
 
 def _facts(given: Sequence[str], dataset: Dataset, options: PeerOptions) -> dict[str, str]:
-    device = TrainConfig(device=options.device).torch_device()
+    device = find_device(options.device)
     machine = machine_facts(device)
     return {
         "command": f"`python benchmarks/bench_peers.py {shlex.join(given)}`",
@@ -249,7 +250,7 @@ def _facts(given: Sequence[str], dataset: Dataset, options: PeerOptions) -> dict
 def _options(parsed: argparse.Namespace) -> PeerOptions:
     names = {field.name for field in dataclasses.fields(PeerOptions)}
     given = {k: v for k, v in vars(parsed).items() if k in names and v is not None}
-    device = TrainConfig(device=given.get("device", "auto")).torch_device()
+    device = find_device(given.get("device", "auto"))
     return PeerOptions(**{"backbone": None, "weights": None, **given, "device": str(device)})
 
 

@@ -31,11 +31,12 @@ from report import machine_facts, write_json
 from grad.allocator import suit_large_tensors
 from grad.backbone import BUILT_IN_BACKBONE, Backbone, load_backbone
 from grad.data import Sample
+from grad.devices import choose_precision
 from grad.errors import GradError
 from grad.feature_file import FeatureFile
 from grad.features import Features
 from grad.model import GRAD
-from grad.training import Schedule, choose_precision, fit, make_optimizer
+from grad.training import Schedule, fit, make_optimizer
 from grad.training_step import TrainingStep
 
 CPU = torch.device("cpu")

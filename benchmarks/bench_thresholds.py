@@ -21,8 +21,9 @@ from grad.calibration import Calibration, Threshold, check_rate
 from grad.checkpoint import load_calibration, model_files
 from grad.errors import GradError
 from grad.files import replacing
+from grad.folders import RECORDS
 from grad.options import exit_code
-from grad.records import FILE_NAME, ImageRecord, read_records
+from grad.records import ImageRecord, read_records
 
 EVERY, UNKNOWN = "all", "class not stated"
 
@@ -67,7 +68,7 @@ def tally(runs: Sequence[Path], rate: float) -> dict[str, Tally]:
         for name, calibration in calibrations.items():
             images = tallies.setdefault(name, Tally())
             images.calibration_images = calibration.classes[name].images
-        for record in read_records(run / FILE_NAME):
+        for record in read_records(run / RECORDS):
             calibration = calibrations[record.class_name]
             limit = calibration.threshold(record.class_name)
             tallies[record.class_name].add(record, limit)

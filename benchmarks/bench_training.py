@@ -32,10 +32,11 @@ from grad.allocator import suit_large_tensors
 from grad.backbone import BUILT_IN_BACKBONE, Backbone, load_backbone
 from grad.batches import Loader, batches
 from grad.data import Sample, load_image
+from grad.devices import choose_precision
 from grad.errors import GradError
 from grad.features import Features, compute_features
 from grad.model import GRAD
-from grad.training import Schedule, choose_precision, fit, make_optimizer
+from grad.training import Schedule, fit, make_optimizer
 from grad.training_step import TrainingStep
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,15 @@ from grad.checkpoint import (
     save_calibration,
 )
 from grad.data import Dataset, Sample, check_masks, find_dataset
-from grad.devices import find_device
+from grad.devices import default_workers, find_device
 from grad.errors import GradError
 from grad.evaluate import EvaluateOptions
 from grad.evaluation import trained_scores, write_metrics
 from grad.features import Features, compute_features, default_cache
-from grad.folders import output_folder
-from grad.records import FILE_NAME as RECORDS
+from grad.folders import METRICS, RECORDS, REPORT, output_folder
 from grad.records import read_records
 from grad.report import About, update_report
-from grad.results import METRICS, REPORT, Results, test_settings
+from grad.results import Results, test_settings
 from grad.tiling import tiling_of
 from grad.verdicts import choose_thresholds, judge, show_thresholds
 
@@ -172,7 +170,7 @@ def _features(
 
 
 def _workers(options: EvaluateOptions) -> int:
-    return options.workers or min(os.cpu_count() or 1, 8)
+    return options.workers or default_workers()
 
 
 def _about(options: EvaluateOptions, dataset: Dataset, models: Sequence[LoadedModel]) -> About:

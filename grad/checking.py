@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 
 from rich.console import Console
@@ -11,6 +10,7 @@ from rich.table import Table
 from grad.check import CheckOptions
 from grad.data import Dataset, Sample, Survey, find_validation, survey_dataset, survey_images
 from grad.data.samples import held_out_count
+from grad.devices import default_workers
 from grad.errors import GradError
 from grad.findings import examine
 from grad.progress import Progress
@@ -28,7 +28,7 @@ def check(options: CheckOptions, console: Console) -> None:
     """
     dataset, problems = survey_dataset(options.data, options.class_names())
     files = len(dataset.train) + len(dataset.test) + sum(s.mask is not None for s in dataset.test)
-    workers = options.workers or min(os.cpu_count() or 1, 8)
+    workers = options.workers or default_workers()
     with Progress(console, "images", files) as progress:
         survey = survey_images(dataset, workers, progress.advance)
     findings = examine(dataset, survey, options.image_size)

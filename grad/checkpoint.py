@@ -23,11 +23,11 @@ from grad.backbone import Backbone, restore_backbone
 from grad.calibration import Calibration
 from grad.errors import GradError
 from grad.files import replacing
+from grad.folders import MODEL
 from grad.model import GRAD
 
 # Of models without and with statistics, whose tensors are others since the third.
 _FORMATS = {False: "grad-model/2", True: "grad-model/3"}
-FILE_NAME = "model.safetensors"
 
 _MODEL, _BACKBONE = "model.", "backbone."
 
@@ -203,13 +203,13 @@ def model_files(path: Path | str) -> list[Path]:
     path = Path(path).expanduser()
     try:
         if path.is_dir():
-            own = path / FILE_NAME
-            files = [own] if own.is_file() else sorted(path.glob(f"*/{FILE_NAME}"))
+            own = path / MODEL
+            files = [own] if own.is_file() else sorted(path.glob(f"*/{MODEL}"))
             if not files:
-                raise GradError(f"The folder {path} holds no {FILE_NAME}: train first.")
+                raise GradError(f"The folder {path} holds no {MODEL}: train first.")
             return files
         if not path.is_file():
-            raise GradError(f"The model {path} does not exist: give the {FILE_NAME} of a run.")
+            raise GradError(f"The model {path} does not exist: give the {MODEL} of a run.")
     except PermissionError as error:
         raise GradError(f"The model {path} can't be read ({error.strerror}).") from error
     return [path]
@@ -279,7 +279,7 @@ def _check_format(path: Path, metadata: dict[str, str]) -> None:
     found = metadata.get("format")
     if found is None:
         raise GradError(
-            f"{path} is a safetensors file, but no GRAD model: give the {FILE_NAME} of a run."
+            f"{path} is a safetensors file, but no GRAD model: give the {MODEL} of a run."
         )
     expected = _FORMATS[bool(json.loads(metadata["model"]).get("statistics"))]
     if found != expected:
@@ -299,5 +299,5 @@ def _refuse_pickle(path: Path) -> None:
     if start == b"PK" or (start[:1] == b"\x80" and start[1:] < b"\x06"):
         raise GradError(
             f"{path} is a pickle or an archive, which can run code when it is read: GRAD reads "
-            f"only the {FILE_NAME} of its own runs."
+            f"only the {MODEL} of its own runs."
         )

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import yaml
 
 from grad import resume
@@ -236,25 +235,6 @@ class TrainConfig:
             grid_learning_rate=self.grid_learning_rate,
             balance=plus if self.balance == "auto" else self.balance == "always",
         )
-
-    def torch_device(self) -> torch.device:
-        """``--device`` as a device that is there.
-
-        Raises:
-            GradError: it is not there, or no device's name.
-        """
-        name = self.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            device = torch.device(name)
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise GradError(
-                f"--device {self.device} can't be used ({reason}): try --device cpu."
-            ) from error
-        return device
 
 
 def parse(arguments: Sequence[str] | None = None) -> TrainConfig:

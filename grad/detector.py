@@ -25,13 +25,12 @@ from grad.calibration import Calibration, Threshold
 from grad.checkpoint import LoadedModel, ModelInfo, load_checkpoint
 from grad.data.picture import Picture, collate
 from grad.detection import Result, no_thresholds
-from grad.devices import find_device
+from grad.devices import Precision, default_workers, find_device
 from grad.errors import GradError
 from grad.inference import Engine
 from grad.sources import Item, One, items_of
-from grad.streaming import default_workers, work_in_threads
+from grad.streaming import work_in_threads
 from grad.tiling import Tiling, score_tiles, tiling_of
-from grad.training import Precision
 
 __all__ = ["Detector", "Result"]
 

@@ -1,11 +1,18 @@
-"""Where to compute: a device that is there, by name."""
+"""Where to compute, in which precision, and with how many threads."""
 
 from __future__ import annotations
+
+import os
+from typing import Literal
 
 import torch
 
 from grad.distributed import local_device
 from grad.errors import GradError
+
+Precision = Literal["float32", "bfloat16"]
+
+_MOST_WORKERS = 8
 
 
 def find_device(name: str | torch.device) -> torch.device:
@@ -24,3 +31,27 @@ def find_device(name: str | torch.device) -> torch.device:
         reason = str(error).splitlines()[0].rstrip(".")
         raise GradError(f"--device {name} can't be used ({reason}): try --device cpu.") from error
     return device
+
+
+def choose_precision(device: torch.device) -> Precision:
+    """bfloat16 where the hardware multiplies it natively, as emulation is many times slower.
+
+    That is CUDA from compute capability 8.0, and CPUs with AVX512-BF16 or AMX.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if native else "float32"
+
+
+def default_workers(device: torch.device | None = None) -> int:
+    """One thread a core that this process may use, at most 8.
+
+    Args:
+        device: where the threads themselves compute; on a CPU they share torch's threads. None:
+            they only read and decode.
+    """
+    on_cpu = device is not None and device.type == "cpu"
+    cores = torch.get_num_threads() if on_cpu else len(os.sched_getaffinity(0))
+    return min(cores, _MOST_WORKERS)

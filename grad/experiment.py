@@ -17,7 +17,7 @@ from grad import distributed
 from grad.backbone import Backbone, load_backbone
 from grad.calibration import Calibration, calibrate
 from grad.checking import show_dataset
-from grad.checkpoint import FILE_NAME, ModelInfo, save_calibration, save_checkpoint
+from grad.checkpoint import ModelInfo, save_calibration, save_checkpoint
 from grad.config import TrainConfig, write_config
 from grad.data import (
     Dataset,
@@ -28,15 +28,16 @@ from grad.data import (
     find_dataset,
     find_validation,
 )
+from grad.devices import choose_precision, default_workers, find_device
 from grad.evaluation import good_scores, trained_scores
 from grad.features import Features, compute_features, default_cache
-from grad.folders import new_folder
+from grad.folders import CONFIG, MODEL, new_folder
 from grad.model import GRAD, describe
 from grad.report import About
 from grad.results import Results, test_settings
-from grad.resume import CONFIG, is_complete
+from grad.resume import is_complete
 from grad.splits import TrainingSplit, split_training
-from grad.training import choose_precision, fit
+from grad.training import fit
 from grad.verdicts import choose_thresholds
 
 
@@ -68,7 +69,7 @@ def run(config: TrainConfig, console: Console) -> Path:
         KeyboardInterrupt: Ctrl-C, after what could be saved was saved and announced.
     """
     config = config.resolved()
-    device = config.torch_device()
+    device = distributed.said_once(lambda: find_device(config.device))
     with distributed.joined(device):
         return _run(config, device, console if distributed.is_main() else Console(quiet=True))
 
@@ -218,7 +219,7 @@ def _train_and_evaluate(job: _Run, split: TrainingSplit, test: Features, folder:
         compile_step=config.compile,
         console=console,
     )
-    file = folder / FILE_NAME
+    file = folder / MODEL
     if distributed.is_main():
         save_checkpoint(file, model, job.backbone, _info(job, classes, result.epochs))
     if result.interrupted:
@@ -292,7 +293,7 @@ def _complete(
         weights=_absolute(config.weights),
         device=device.type if distributed.size() > 1 else str(device),
         precision=choose_precision(device) if config.precision == "auto" else config.precision,
-        workers=config.workers or min(os.cpu_count() or 1, 8),
+        workers=config.workers or default_workers(),
         out=out,
     )
 

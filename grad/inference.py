@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from grad import onednn
 from grad.backbone import Backbone
 from grad.data.picture import as_floats
+from grad.devices import Precision, choose_precision
 from grad.errors import GradError
 from grad.folding import fold_batch_norms
 from grad.grids import LocalPart
 from grad.model import GRAD
 from grad.scoring import map_and_score
-from grad.training import Precision, choose_precision
 
 _GRAPH_RUNS = 3  # before a CUDA graph is captured, so that libraries have chosen their algorithms
 

@@ -18,12 +18,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from grad.detector import Result
-from grad.errors import GradError
 from grad.files import replacing
+from grad.folders import PREDICTIONS
 
 MapFormat = Literal["npy", "png16"]
 
-TABLES = ("predictions.csv", "predictions.jsonl")
 _WAITING = 4  # results a thread that may wait to be written
 _COLUMNS = (
     "name",
@@ -90,7 +89,7 @@ def join_parts(folder: Path, parts: int) -> None:
 
 
 def _table_files(folder: Path, part: int | None) -> list[Path]:
-    whole = [folder / name for name in TABLES]
+    whole = [folder / name for name in PREDICTIONS]
     return whole if part is None else [_part_of(path, part) for path in whole]
 
 
@@ -165,25 +164,6 @@ class Pictures:
         self._pool.shutdown()
         for _, future in self._waiting:
             future.result()
-
-
-def claim(folder: Path) -> Path:
-    """The folder for results, made where it is missing.
-
-    Raises:
-        GradError: it is not empty, or can't be made.
-    """
-    folder = folder.expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        occupied = any(folder.iterdir())
-    except OSError as error:
-        raise GradError(
-            f"The folder --out {folder} can't be made ({error.strerror}): choose another."
-        ) from error
-    if occupied:
-        raise GradError(f"--out {folder} is not empty: choose another folder, or empty it.")
-    return folder
 
 
 def _open(path: Path) -> TextIOWrapper:

@@ -18,7 +18,8 @@ from grad import distributed
 from grad.detector import Detector, Result
 from grad.devices import find_device
 from grad.errors import GradError
-from grad.outputs import Pictures, Tables, claim, join_parts, tables
+from grad.folders import empty_folder
+from grad.outputs import Pictures, Tables, join_parts, tables
 from grad.predict import PredictOptions
 from grad.progress import Progress
 from grad.sources import Item, count_items, find_items, is_live
@@ -40,7 +41,7 @@ def predict_all(options: PredictOptions) -> int:
     Of several processes (torchrun) each judges a part of the images, and the main one joins the
     tables.
     """
-    device = distributed.said_once(lambda: distributed.local_device(find_device(options.device)))
+    device = distributed.said_once(lambda: find_device(options.device))
     with distributed.joined(device):
         return _predict_all(options, device)
 
@@ -117,7 +118,7 @@ class _Out:
     """The folder of results: tables and pictures."""
 
     def __init__(self, options: PredictOptions, folder: Path) -> None:
-        self.folder = distributed.from_main(lambda: claim(folder))
+        self.folder = distributed.from_main(lambda: empty_folder(folder))
         self._pictures = Pictures(
             self.folder,
             overlays=options.overlays,

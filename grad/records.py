@@ -16,8 +16,6 @@ from grad.data import Sample
 from grad.errors import GradError
 from grad.files import replacing
 
-FILE_NAME = "records.jsonl"
-
 
 @dataclass(frozen=True)
 class ImageRecord:

@@ -13,17 +13,14 @@ from grad import __version__
 from grad.calibration import Calibration
 from grad.evaluation import MASK_RULE, evaluate, metrics_table, write_metrics
 from grad.features import Features
+from grad.folders import EXAMPLES, METRICS, RECORDS, REPORT
 from grad.metrics import ClassReport, summarize
 from grad.model import GRAD, describe
-from grad.records import FILE_NAME as RECORDS
 from grad.records import ImageRecord, Recorder, write_records
 from grad.report import About, Gallery, ModelPart, sample_coordinates, write_report
 from grad.splits import TrainingSplit
 from grad.verdicts import judge, show_thresholds
 from grad.visualize import ExamplePicker, save_examples
-
-METRICS = "metrics.json"
-REPORT = "report.html"
 
 
 @dataclass
@@ -120,7 +117,7 @@ class Results:
         }
         write_metrics(out / METRICS, summary)
         write_records(out / RECORDS, records)
-        save_examples(out / "examples", self.picker.examples())
+        save_examples(out / EXAMPLES, self.picker.examples())
         write_report(
             out / REPORT,
             about,

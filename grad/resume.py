@@ -11,11 +11,8 @@ from typing import Any
 import torch
 
 from grad.errors import GradError
+from grad.folders import CONFIG, METRICS, STATE
 from grad.options import flag
-from grad.results import METRICS
-from grad.training_state import FILE_NAME as STATE
-
-CONFIG = "config.yaml"
 
 # What may change between the parts of a run: what its result does not depend on, and its end.
 _FREE = {"resume", "epochs", "cache", "workers", "features_on_device", "compile"}

@@ -7,7 +7,6 @@ on one batch and decoding beside it.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -22,15 +21,7 @@ from grad.errors import GradError
 T = TypeVar("T")
 R = TypeVar("R")
 
-_MOST_WORKERS = 8
 _NAME = "grad-work"
-
-
-def default_workers(device: torch.device) -> int:
-    """One thread a core that may be used, at most 8."""
-    on_cpu = device.type == "cpu"
-    cores = torch.get_num_threads() if on_cpu else len(os.sched_getaffinity(0))
-    return min(cores, _MOST_WORKERS)
 
 
 def work_in_threads(

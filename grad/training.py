@@ -16,6 +16,7 @@ from torch.optim import AdamW
 
 from grad import distributed
 from grad.batches import Loader, OnDevice, balanced_batches, batches
+from grad.devices import Precision
 from grad.features import Features
 from grad.grids import Grid
 from grad.loss_watch import LossWatch
@@ -25,7 +26,6 @@ from grad.progress import Progress
 from grad.training_state import History, TrainingState
 from grad.training_step import TrainingStep
 
-Precision = Literal["float32", "bfloat16"]
 Decay = Literal["steps", "cosine"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -230,18 +230,6 @@ def make_optimizer(model: nn.Module, schedule: Schedule) -> AdamW:
         {"params": grids, "lr": schedule.grid_learning_rate},
     ]
     return AdamW(groups, weight_decay=schedule.weight_decay, fused=True)
-
-
-def choose_precision(device: torch.device) -> Precision:
-    """bfloat16 where the hardware multiplies it natively, as emulation is many times slower.
-
-    That is CUDA from compute capability 8.0, and CPUs with AVX512-BF16 or AMX.
-    """
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if native else "float32"
 
 
 def _set_learning_rates(optimizer: AdamW, schedule: Schedule, epoch: int) -> tuple[float, float]:

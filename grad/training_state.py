@@ -23,10 +23,9 @@ from torch.optim import Optimizer
 from grad import distributed
 from grad.errors import GradError
 from grad.files import replacing
+from grad.folders import HISTORY, STATE
 
 FORMAT = "grad-training/1"
-FILE_NAME = "training.safetensors"
-HISTORY_NAME = "history.json"
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class TrainingState:
 
     def _path(self) -> Path:
         assert self._folder is not None
-        return self._folder / FILE_NAME
+        return self._folder / STATE
 
     def _write(self, tensors: dict[str, Tensor], history: History) -> None:
         metadata = {
@@ -158,7 +157,7 @@ class TrainingState:
                 save_file(tensors, temporary, metadata)
             except SafetensorError as error:  # its way to report a full disk
                 raise OSError(str(error)) from error
-        with replacing(self._path().with_name(HISTORY_NAME)) as temporary:
+        with replacing(self._path().with_name(HISTORY)) as temporary:
             temporary.write_text(json.dumps(asdict(history), indent=2) + "\n")
 
     def _content(self) -> tuple[bytes, dict[str, str]] | None:

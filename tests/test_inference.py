@@ -8,10 +8,10 @@ from torch import nn
 
 from grad import onednn
 from grad.checkpoint import load_checkpoint
+from grad.devices import choose_precision
 from grad.errors import GradError
 from grad.inference import Engine, Pipeline
 from grad.model import GRAD
-from grad.training import choose_precision
 
 IMAGES = torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 

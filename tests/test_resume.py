@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from grad import experiment, training_state
 from grad.errors import GradError
 from grad.files import replacing
+from grad.folders import STATE
 from grad.model import GRAD
 from grad.train import main
 from grad.training import Schedule, fit
-from grad.training_state import FILE_NAME
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64
@@ -77,11 +77,11 @@ def test_a_stopped_training_ends_with_the_same_bits(tmp_path, precision):
     assert result.history.learning_rate == again.history.learning_rate
     assert result.history.learning_rate == pytest.approx([1e-3] * 2 + [1e-4] * 2 + [1e-5] * 2)
     assert len(again.history.seconds) == 6
-    assert_same_files(tmp_path / "whole" / FILE_NAME, tmp_path / "parts" / FILE_NAME)
+    assert_same_files(tmp_path / "whole" / STATE, tmp_path / "parts" / STATE)
     written = json.loads((tmp_path / "parts/history.json").read_text())
     assert written["loss"] == list(again.history.loss)
     assert set(written) == {"loss", "learning_rate", "seconds"}
-    assert {path.name for path in (tmp_path / "parts").iterdir()} == {FILE_NAME, "history.json"}
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {STATE, "history.json"}
 
 
 def test_more_epochs_go_on_from_a_finished_training(tmp_path):
@@ -116,7 +116,7 @@ def test_the_state_of_another_training_is_refused(tmp_path, other):
 @pytest.mark.parametrize("damage", ["cut", "format", "missing"])
 def test_a_damaged_state_is_a_sentence(tmp_path, damage):
     train(tmp_path, 1)
-    file = tmp_path / FILE_NAME
+    file = tmp_path / STATE
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-10])
     elif damage == "format":
@@ -182,14 +182,14 @@ def test_kill_9_and_resume(whole_run, options, tmp_path, capsys):
         process.send_signal(signal.SIGKILL)
     completed = epochs_of(run / "two/history.json")
     assert 3 <= completed < 25 and not (run / "metrics.json").exists()
-    first = (run / "one" / FILE_NAME).stat().st_mtime_ns
+    first = (run / "one" / STATE).stat().st_mtime_ns
 
     assert main(["--resume", str(run), "--epochs", "25"]) == 0
     text = capsys.readouterr().out
     assert f"{completed} of 25 epochs are completed" in text or f"{completed + 1} of 25" in text
-    assert (run / "one" / FILE_NAME).stat().st_mtime_ns == first
+    assert (run / "one" / STATE).stat().st_mtime_ns == first
     for name in ("one", "two"):
-        for file in (FILE_NAME, "model.safetensors"):
+        for file in (STATE, "model.safetensors"):
             assert_same_files(run / name / file, whole_run / name / file)
     metrics = [json.loads((folder / "metrics.json").read_text()) for folder in (run, whole_run)]
     assert metrics[0] == metrics[1]
@@ -207,7 +207,7 @@ def test_a_complete_run_says_so_and_more_epochs_go_on(whole_run, capsys, monkeyp
     assert main(["--resume", str(whole_run)]) == 0
     assert "all 26 epochs" in capsys.readouterr().out
     for name in ("one", "two"):
-        (whole_run / name / FILE_NAME).unlink()
+        (whole_run / name / STATE).unlink()
     assert main(["--resume", str(whole_run), "--epochs", "27"]) == 2
     assert "nothing to go on from" in capsys.readouterr().err
 

@@ -4,8 +4,9 @@ import threading
 import pytest
 import torch
 
+from grad.devices import default_workers
 from grad.errors import GradError
-from grad.streaming import default_workers, work_in_threads
+from grad.streaming import work_in_threads
 
 
 def doubled(group):

@@ -8,10 +8,11 @@ from conftest import MapsInMemory, make_features
 
 from grad import training
 from grad.batches import Loader, balanced_batches, batches, fits
+from grad.devices import choose_precision
 from grad.errors import GradError
 from grad.grids import Grid
 from grad.model import GRAD
-from grad.training import Schedule, choose_precision, fit, make_optimizer
+from grad.training import Schedule, fit, make_optimizer
 from grad.training_step import TrainingStep
 
 SHAPE = (6, 3, 3)  # C, H, W

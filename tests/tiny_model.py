@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 
 from grad.backbone import load_backbone
 from grad.calibration import calibrate
-from grad.checkpoint import FILE_NAME, ModelInfo, save_checkpoint
+from grad.checkpoint import ModelInfo, save_checkpoint
+from grad.folders import MODEL
 from grad.inference import Pipeline
 from grad.model import GRAD
 
@@ -39,7 +40,7 @@ def make_run(folder, *, calibrated=True, preset="grad-tiny"):
         0.1,
     )
     info = ModelInfo.of(backbone, image_size=SIZE, classes=CLASSES, epochs=1)
-    file = folder / FILE_NAME
+    file = folder / MODEL
     save_checkpoint(file, model, backbone, info, calibration if calibrated else None)
     return folder
 

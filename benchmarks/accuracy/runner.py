@@ -19,11 +19,11 @@ from accuracy.store import Result, Store, data_digest
 from grad.backbone import Backbone, load_backbone
 from grad.config import TrainConfig
 from grad.data import Dataset, few_shot, find_dataset
+from grad.devices import choose_precision, find_device
 from grad.evaluation import evaluate
 from grad.features import Features, compute_features, default_cache
 from grad.metrics import summarize
 from grad.model import ModelSettings, count_parameters
-from grad.training import choose_precision
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Runner:
 
     def __init__(self, config: TrainConfig, out: Path, console: Console) -> None:
         assert config.data is not None
-        self.device = config.torch_device()
+        self.device = find_device(config.device)
         if config.precision == "auto":
             config = dataclasses.replace(config, precision=choose_precision(self.device))
         self.given = config

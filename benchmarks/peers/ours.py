@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from grad.backbone import load_backbone
 from grad.config import PLUS_IMAGE_SIZE, TrainConfig
 from grad.data import Sample
+from grad.devices import choose_precision, find_device
 from grad.features import compute_features
 from grad.model import Preset
 from grad.scoring import anomaly_map, image_score
-from grad.training import choose_precision
 from peers.base import PeerOptions
 
 
@@ -48,7 +48,7 @@ class OnFeatures:
             image_size=input_side(preset or options.preset, options.image_size),
             device=options.device,
         ).resolved()
-        self.device = config.torch_device()
+        self.device = find_device(config.device)
         self.config = dataclasses.replace(config, precision=choose_precision(self.device))
         self.image_size = config.side()
         backbone = load_backbone(options.backbone, options.weights, context=config.context())
