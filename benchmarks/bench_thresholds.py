@@ -17,12 +17,13 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where grad is not installed
 
-from grad.calibration import Calibration, Threshold, check_rate
+from grad.calibration import Calibration, Threshold
 from grad.checkpoint import load_calibration, model_files
 from grad.errors import GradError
 from grad.files import replacing
 from grad.folders import RECORDS
 from grad.options import exit_code
+from grad.rates import check_rate
 from grad.records import ImageRecord, read_records
 
 EVERY, UNKNOWN = "all", "class not stated"

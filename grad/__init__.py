@@ -10,12 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from grad.errors import GradError
+from grad.version import __version__
 
 if TYPE_CHECKING:
     from grad import ops
     from grad.detector import Detector, Result
-
-__version__ = "0.1.0"
 
 __all__ = ["Detector", "GradError", "Result", "__version__", "ops"]
 

@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 
 from grad.calibration import Calibration, calibrate
-from grad.checking import show_dataset
 from grad.checkpoint import (
     LoadedModel,
     load_calibration,
@@ -20,6 +19,7 @@ from grad.checkpoint import (
     save_calibration,
 )
 from grad.data import Dataset, Sample, check_masks, find_dataset
+from grad.data.summary import show_dataset
 from grad.devices import default_workers, find_device
 from grad.errors import GradError
 from grad.evaluate import EvaluateOptions

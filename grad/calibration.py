@@ -16,13 +16,12 @@ import numpy as np
 from torch import Tensor
 
 from grad.errors import GradError
+from grad.rates import DEFAULT_RATE, check_rate
+from grad.splits import Source
 from grad.thresholds import GoodScores, Scale
 
 Method = Literal["good", "f1", "fixed"]
-Source = Literal["held out", "validation", "training"]
 ByClass = Mapping[str, Sequence[float]]
-
-DEFAULT_RATE = 0.01
 
 _SOURCES: dict[Source, str] = {
     "held out": "held out of training",
@@ -255,24 +254,6 @@ def f1_limit(good: Sequence[float], bad: Sequence[float]) -> tuple[float, float]
     low = float(values[best - 1]) if best else 0.5 * high
     middle = float(np.float32(0.5 * (low + high)))
     return _fixed_pair(middle if middle < high else low, float(np.median(good)))
-
-
-def check_rate(false_alarm_rate: float) -> None:
-    """Raise a GradError for a rate that is none."""
-    if not 0.0 < false_alarm_rate < 1.0:
-        raise GradError(
-            f"--false-alarm-rate {false_alarm_rate} must be between 0 and 1: 0.01 means that one "
-            "good image in a hundred may be called anomalous."
-        )
-
-
-def check_share(share: float) -> None:
-    """Raise a GradError for a share of the training images that can't be held out."""
-    if not 0.0 <= share <= 0.5:
-        raise GradError(
-            f"--calibration-share {share} must be between 0 and 0.5: 0.1 keeps one training image "
-            "in ten for thresholds."
-        )
 
 
 def _check(scores: ByClass) -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from grad.errors import GradError
 from grad.options import argument, class_list, exit_code, option, parse_options
+from grad.rates import DEFAULT_RATE, check_rate, check_share
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,12 @@ class CheckOptions:
         None, "Folder of further good images for thresholds, DIR/CLASS; none: the share above."
     )
     false_alarm_rate: float = option(
-        0.01, "Share of good images that may be called anomalous; thresholds follow from it."
+        DEFAULT_RATE,
+        "Share of good images that may be called anomalous; thresholds follow from it.",
     )
     workers: int | None = option(None, "Threads that decode images; none: one a core, at most 8.")
 
     def __post_init__(self) -> None:
-        from grad.calibration import check_rate, check_share
-
         if self.image_size < 16:
             raise GradError(f"--image-size {self.image_size} is too small: give 16 or more.")
         if self.workers is not None and self.workers < 1:

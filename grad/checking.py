@@ -10,10 +10,11 @@ from rich.table import Table
 from grad.check import CheckOptions
 from grad.data import Dataset, Sample, Survey, find_validation, survey_dataset, survey_images
 from grad.data.samples import held_out_count
+from grad.data.summary import show_dataset
 from grad.devices import default_workers
 from grad.errors import GradError
 from grad.findings import examine
-from grad.progress import Progress
+from grad.progress import Progress, print_line
 
 
 def check(options: CheckOptions, console: Console) -> None:
@@ -41,26 +42,12 @@ def check(options: CheckOptions, console: Console) -> None:
     if not errors:
         _show_plan(dataset, survey, kept, options, console)
     for text in findings.warnings:
-        _say(f"Odd: {text}", "yellow", console)
+        print_line(f"Odd: {text}", "yellow", console)
     for text in errors:
-        _say(f"Wrong: {text}", "red", console)
+        print_line(f"Wrong: {text}", "red", console)
     if errors:
         things = "1 thing is" if len(errors) == 1 else f"{len(errors)} things are"
         raise GradError(f"--data {options.data} can't be trained: {things} wrong, see above.")
-
-
-def show_dataset(dataset: Dataset, console: Console) -> None:
-    """What was found in a folder: the counts of each class, and what is odd."""
-    table = Table("class")
-    for heading in ("train", "test good", "test defects", "masks"):
-        table.add_column(heading, justify="right")
-    for row in dataset.summary():
-        counts = (row.train, row.test_good, row.test_anomalous, row.masks)
-        table.add_row(row.name, *(f"{count:,}" for count in counts))
-    _say(f"{dataset.root} ({dataset.layout})", None, console)
-    console.print(table)
-    for note in dataset.notes:
-        _say(note, "yellow", console)
 
 
 def _validation(
@@ -138,12 +125,7 @@ def _show_plan(
             "fitted to the scores of the images learned from, corrected by these."
         )
     for line in lines:
-        _say(line, None, console)
-
-
-def _say(text: str, style: str | None, console: Console) -> None:
-    """A line with paths in it, which the terminal may wrap, but nothing may break."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        print_line(line, None, console)
 
 
 def _joined(words: Iterable[str]) -> str:

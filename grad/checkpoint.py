@@ -18,13 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from grad import __version__
 from grad.backbone import Backbone, restore_backbone
 from grad.calibration import Calibration
 from grad.errors import GradError
 from grad.files import replacing
 from grad.folders import MODEL
 from grad.model import GRAD
+from grad.version import __version__
 
 # Of models without and with statistics, whose tensors are others since the third.
 _FORMATS = {False: "grad-model/2", True: "grad-model/3"}

@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from grad import __version__
+from grad.version import __version__
 
 # Each is a module of this package with a function main(arguments) -> exit code.
 COMMANDS = {

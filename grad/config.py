@@ -14,12 +14,12 @@ import yaml
 from grad import resume
 from grad.backbone import BUILT_IN_BACKBONE
 from grad.batches import OnDevice
-from grad.calibration import DEFAULT_RATE, check_rate, check_share
 from grad.errors import GradError
 from grad.files import replacing
 from grad.memory import Lookup
 from grad.model import JitterMode, ModelSettings, Parts, Preset, Refine
 from grad.options import class_list, flag, given_options, key, option, parse_options
+from grad.rates import DEFAULT_RATE, check_rate, check_share
 from grad.tiling import Tiling, tiling_of
 from grad.training import Decay, Schedule
 

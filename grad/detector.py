@@ -28,9 +28,10 @@ from grad.detection import Result, no_thresholds
 from grad.devices import Precision, default_workers, find_device
 from grad.errors import GradError
 from grad.inference import Engine
+from grad.scoring import score_tiles
 from grad.sources import Item, One, items_of
 from grad.streaming import work_in_threads
-from grad.tiling import Tiling, score_tiles, tiling_of
+from grad.tiling import Tiling, tiling_of
 
 __all__ = ["Detector", "Result"]
 

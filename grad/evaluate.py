@@ -20,6 +20,7 @@ from rich.console import Console
 
 from grad.errors import GradError
 from grad.options import argument, class_list, exit_code, flag, option, parse_options
+from grad.rates import check_rate
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,6 @@ class EvaluateOptions:
     strict: bool = option(False, "Stop at unreadable images and odd files, not leave them out.")
 
     def __post_init__(self) -> None:
-        from grad.calibration import check_rate
-
         if self.false_alarm_rate is not None:
             check_rate(self.false_alarm_rate)
             if self.threshold not in (None, "good"):

@@ -18,11 +18,13 @@ from grad.data import Sample, load_mask
 from grad.data.images import image_size
 from grad.features import Features
 from grad.files import replacing
+from grad.measure import leaving_out
 from grad.metrics import METRICS, ClassMetrics, ClassReport, exact_pixels
 from grad.model import GRAD
+from grad.mosaic import Mosaic
 from grad.progress import Progress
-from grad.scoring import anomaly_map, image_score, upsample
-from grad.tiling import Tiling, finish
+from grad.scoring import anomaly_map, finish_blended, image_score, upsample
+from grad.tiling import Tiling
 
 _BATCH = 16  # images scored at once
 
@@ -147,7 +149,7 @@ def _scored_by_tiles(
                     _, score = model.loss_and_score(tiles.to(device).float())
                     yield from upsample(score, (side, side)).cpu()
 
-        anomaly_map, score = finish(tiling.mosaic(size, side).blend(maps()), size)
+        anomaly_map, score = finish_blended(Mosaic.of_image(tiling, size, side).blend(maps()), size)
         yield [sample], torch.tensor([score]), anomaly_map[None]
 
 
@@ -172,7 +174,7 @@ def trained_scores(
     """:func:`good_scores` of the images that a model was trained on.
 
     Where it has statistics, each image is scored by Gaussians that were not measured on it
-    (:meth:`grad.statistics.Statistics.leaving_out`), so that it scores much as a new one would.
+    (:func:`grad.measure.leaving_out`), so that it scores much as a new one would.
 
     Args:
         model: as it was trained.
@@ -188,7 +190,7 @@ def trained_scores(
     with Progress(console, "thresholds", len(features)) as progress:
         for kind, name in enumerate(sorted(classes)):
             mine = features.of_classes([name])
-            for left in model.statistics.leaving_out(model, mine, kind) if len(mine) else ():
+            for left in leaving_out(model.statistics, model, mine, kind) if len(mine) else ():
                 found += _good_scores(model, mine.subset(left), image_size, progress)
     return _by_class(found)
 

@@ -16,7 +16,6 @@ from rich.console import Console
 from grad import distributed
 from grad.backbone import Backbone, load_backbone
 from grad.calibration import Calibration, calibrate
-from grad.checking import show_dataset
 from grad.checkpoint import ModelInfo, save_calibration, save_checkpoint
 from grad.config import TrainConfig, write_config
 from grad.data import (
@@ -28,6 +27,7 @@ from grad.data import (
     find_dataset,
     find_validation,
 )
+from grad.data.summary import show_dataset
 from grad.devices import choose_precision, default_workers, find_device
 from grad.evaluation import good_scores, trained_scores
 from grad.features import Features, compute_features, default_cache

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from grad.errors import GradError
 from grad.options import argument, exit_code, option, parse_options
+from grad.rates import check_rate
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,6 @@ class ExportOptions:
     )
 
     def __post_init__(self) -> None:
-        from grad.calibration import check_rate
-
         if self.false_alarm_rate is not None:
             check_rate(self.false_alarm_rate)
         if self.batch != "dynamic" and self.batch < 1:

@@ -34,6 +34,7 @@ from grad.data.picture import as_floats
 from grad.errors import GradError
 from grad.feature_file import FORMAT, FeatureFile, Maps, StoredMaps
 from grad.files import claimed, remove_leftovers, replacing
+from grad.mosaic import Mosaic
 from grad.progress import Progress
 from grad.tiling import Tiling
 
@@ -256,7 +257,7 @@ class _Cut:
         if self.tiling is None:
             return 1
         try:
-            return len(self.tiling.mosaic(image_size(sample.path), self.image_size))
+            return len(Mosaic.of_image(self.tiling, image_size(sample.path), self.image_size))
         except UnreadableImage:
             return 1
 
@@ -265,7 +266,7 @@ class _Cut:
         if self.tiling is None:
             return [load_image(sample.path, (self.image_size, self.image_size))]
         picture = load_picture(sample.path)
-        return list(self.tiling.mosaic(picture.size, self.image_size).cut(picture))
+        return list(Mosaic.of_image(self.tiling, picture.size, self.image_size).cut(picture))
 
 
 @dataclass(frozen=True)

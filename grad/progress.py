@@ -1,4 +1,4 @@
-"""The progress bar: on a terminal only, so that logs stay readable."""
+"""What people see while work goes on: lines, and a bar where there is a terminal."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 from rich.text import Text
+
+
+def print_line(text: str, style: str | None, console: Console) -> None:
+    """A line with paths in it, which the terminal may wrap, but nothing may break."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Speed(ProgressColumn):

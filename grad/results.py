@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from grad import __version__
 from grad.calibration import Calibration
 from grad.evaluation import MASK_RULE, evaluate, metrics_table, write_metrics
 from grad.features import Features
@@ -20,6 +19,7 @@ from grad.records import ImageRecord, Recorder, write_records
 from grad.report import About, Gallery, ModelPart, sample_coordinates, write_report
 from grad.splits import TrainingSplit
 from grad.verdicts import judge, show_thresholds
+from grad.version import __version__
 from grad.visualize import ExamplePicker, save_examples
 
 

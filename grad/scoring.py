@@ -6,13 +6,22 @@ Neither depends on the other images of the batch, so an image scores the same al
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from grad.data.picture import Picture
+from grad.mosaic import Mosaic
+from grad.tiling import Tiling
+
 SMOOTHING = 21  # pixels, side of the box that smooths the anomaly map
 POOLING = 32  # pixels, side of the window whose mean is the image score
+
+_BATCH = 8  # tiles scored at once
+_BAND = 512  # rows of a large map that are smoothed at once
 
 
 def anomaly_map(score: Tensor, size: tuple[int, int]) -> Tensor:
@@ -93,6 +102,61 @@ def image_score(anomaly_map: Tensor) -> Tensor:
     height, width = anomaly_map.shape[1:]
     means = _window_mean(anomaly_map.float(), min(POOLING, height), min(POOLING, width))
     return means.amax(dim=(1, 2))
+
+
+def score_tiles(
+    score_map: Callable[[Tensor], Tensor], picture: Picture, image_size: int, tiling: Tiling
+) -> tuple[Tensor, float]:
+    """Anomaly map and image score of one image, tile by tile.
+
+    An image of a single tile gets the same as without tiles. Memory is that of the decoded image,
+    its map, and one batch of tiles.
+
+    Args:
+        score_map: (B, 3, S, S) uint8 or floats in [0, 1] to score maps (B, H, W).
+        picture: the image, (h, w).
+        image_size: S.
+        tiling: how it is cut.
+
+    Returns:
+        map, (h, w) float32 on the CPU; score.
+    """
+    mosaic = Mosaic.of_image(tiling, picture.size, image_size)
+    side = (image_size, image_size)
+
+    def maps() -> Iterator[Tensor]:
+        tiles = mosaic.cut(picture)
+        while batch := list(islice(tiles, _BATCH)):
+            yield from upsample(score_map(torch.stack(batch)), side).cpu()
+
+    return finish_blended(mosaic.blend(maps()), picture.size)
+
+
+def finish_blended(blended: Tensor, size: tuple[int, int]) -> tuple[Tensor, float]:
+    """Anomaly map and image score from the blended map of an image.
+
+    Args:
+        blended: (H, W), not smoothed.
+        size: (h, w) of the image.
+
+    Returns:
+        map, (h, w); score.
+    """
+    with torch.inference_mode():
+        smoothed = torch.empty_like(blended)
+        scores = []
+        height, margin = len(blended), SMOOTHING // 2
+        for top in range(0, height, _BAND):
+            bottom = min(top + _BAND, height)
+            first = max(top - margin, 0)
+            band = smooth(blended[None, first : bottom + margin])[0]
+            smoothed[top:bottom] = band[top - first : bottom - first]
+            # Windows that end in this band; those that end further down come with the next.
+            scores.append(image_score(smoothed[None, max(top - POOLING + 1, 0) : bottom]))
+        score = float(torch.cat(scores).max())
+        if size != smoothed.shape:
+            smoothed = F.interpolate(smoothed[None, None], size=size, mode="bilinear")[0, 0]
+    return smoothed, score
 
 
 def _window_mean(values: Tensor, height: int, width: int) -> Tensor:

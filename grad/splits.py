@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
-from grad.calibration import Source
 from grad.data import hold_out
 from grad.features import Features
+
+Source = Literal["held out", "validation", "training"]
+"""Where the good images of a class that thresholds are made from came from."""
 
 
 @dataclass(frozen=True)

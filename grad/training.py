@@ -20,6 +20,7 @@ from grad.devices import Precision
 from grad.features import Features
 from grad.grids import Grid
 from grad.loss_watch import LossWatch
+from grad.measure import images_measured, measure_features, measure_residuals
 from grad.memory import Memory
 from grad.model import GRAD
 from grad.progress import Progress
@@ -141,7 +142,7 @@ def fit(
     ):
         history = state.restore()
         if model.statistics is not None and history.epochs == 0:
-            model.statistics.measure_features(features)
+            measure_features(model.statistics, features)
         if history.epochs < schedule.epochs:
             _report_start(console, history.epochs, schedule)
         progress.advance(history.epochs * len(features))
@@ -183,14 +184,14 @@ def _measure_residuals(model: GRAD, features: Features, console: Console | None)
     """Measure what a trained model with statistics leaves over of good images."""
     if model.statistics is None:
         return
-    with Progress(console, "measuring", model.statistics.images_measured(features)) as progress:
+    with Progress(console, "measuring", images_measured(features)) as progress:
 
         def predict(maps: Tensor) -> Tensor:
             progress.advance(len(maps))
             normal: Tensor = model(maps)
             return normal
 
-        model.statistics.measure_residuals(predict, features)
+        measure_residuals(model.statistics, predict, features)
 
 
 def _order_epoch(features: Features, schedule: Schedule, order: torch.Generator) -> list[list[int]]:

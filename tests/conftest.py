@@ -11,6 +11,7 @@ from torch import Tensor
 
 from grad.data import Sample
 from grad.features import Features
+from grad.measure import measure_features, measure_residuals
 from grad.ops import library
 
 # Error against float64, relative to the size of the whole result.
@@ -201,9 +202,9 @@ def measure_statistics(model, classes=("a", "b")):
             samples.append(Sample(Path(f"{len(samples)}.png"), name, "train"))
     places = tuple((0, i) for i in range(len(samples)))
     features = Features(tuple(samples), (), (MapsInMemory(torch.stack(maps)),), places)
-    model.eval().statistics.measure_features(features)
+    measure_features(model.eval().statistics, features)
     with torch.no_grad():
-        model.statistics.measure_residuals(model, features)
+        measure_residuals(model.statistics, model, features)
 
 
 def error_of(capsys):

@@ -21,6 +21,7 @@ from grad.batch_norm import synchronized
 from grad.errors import GradError
 from grad.evaluation import evaluate, trained_scores
 from grad.features import compute_features
+from grad.measure import measure_features, measure_residuals
 from grad.model import GRAD
 from grad.records import Recorder
 from grad.train import main
@@ -125,8 +126,8 @@ def judge(folder):
     reports = evaluate(model, features, 24, [recorder], classes=["a", "b", "c"])
     seen = distributed.shared(backbone.images)
     measured = GRAD.from_preset("grad-tiny", 4, 3, 3, statistics=True).eval()
-    measured.statistics.measure_features(features)
-    measured.statistics.measure_residuals(measured, features)
+    measure_features(measured.statistics, features)
+    measure_residuals(measured.statistics, measured, features)
     return {
         "trained": trained_scores(measured, features, 24, ["a", "b", "c"])[0],
         "images": seen,

@@ -11,6 +11,7 @@ from rich.console import Console
 from grad.data import Sample
 from grad.errors import GradError
 from grad.features import Features
+from grad.measure import leaving_out, measure_features, measure_residuals
 from grad.model import GRAD, ModelSettings
 from grad.statistics import Statistics
 from grad.training import Schedule, fit
@@ -34,7 +35,7 @@ def make_model(preset="grad-plus", **options):
 
 def test_standardised_channels_have_mean_0_and_deviation_1_unless_constant():
     features, statistics = make_features(), Statistics(6)
-    statistics.measure_features(features)
+    measure_features(statistics, features)
     rows = (
         statistics.standardise(features.batch(range(20)).float()).permute(0, 2, 3, 1).flatten(0, 2)
     )
@@ -84,7 +85,7 @@ def test_images_are_given_to_the_class_that_they_look_like():
     around -= around.mean(dim=0)
     classes = {"a": around, "b": around + torch.tensor([2.0, 1.0])}
     statistics = Statistics(2)
-    statistics.measure_residuals(torch.zeros_like, features_of(classes))
+    measure_residuals(statistics, torch.zeros_like, features_of(classes))
     seen = torch.tensor([[4.0, 0.0], [-2.0, 1.0]])[:, None, None].expand(2, 4, 4, 2)
     assert statistics.nearest(seen, seen.new_empty(0, 0, 0, 0)).tolist() == [0, 1]
     assert Statistics(2).nearest(seen, seen.new_empty(0, 0, 0, 0)).tolist() == [0, 0]
@@ -97,7 +98,7 @@ def test_classes_are_found_by_rebuilt_channels_and_context():
         for name, centre in {"a": [0.0, 0, 0], "b": [9.0, 0, 0], "c": [0.0, 0, 9]}.items()
     }
     statistics = Statistics(3, context=1)
-    statistics.measure_residuals(lambda maps: torch.zeros_like(maps[:, :2]), features_of(classes))
+    measure_residuals(statistics, lambda maps: torch.zeros_like(maps[:, :2]), features_of(classes))
     seen = torch.tensor([[0.0, 0, 8], [8.0, 0, 0], [0.0, 0, 1]])[:, None, None].expand(3, 4, 4, 3)
     assert statistics.nearest(seen[..., :2], seen[..., 2:]).tolist() == [2, 1, 0]
     assert len(statistics.residuals.mean) == len(statistics.context.mean) == 3
@@ -146,7 +147,7 @@ def test_a_training_that_is_complete_is_measured_again(tmp_path):
 
 def test_training_minimises_the_mean_squared_error_of_standardised_features():
     model, features = make_model(jitter="off").train(), make_features()
-    model.statistics.measure_features(features)
+    measure_features(model.statistics, features)
     maps = features.batch(range(20)).float()
     loss, _ = model.loss_and_score(maps)
     expected = (model(maps) - model.statistics.standardise(maps)).square().mean()
@@ -212,7 +213,7 @@ def test_images_that_are_left_out_are_as_far_as_new_ones(tiles, monkeypatch):
         found = torch.stack([places.distance(values, kinds) for places, values in parts])
         return found.mean(dim=(2, 3)).unflatten(1, (-1, tiles)).mean(dim=2)  # (2, images)
 
-    statistics.measure_residuals(predict, features.tiles())
+    measure_residuals(statistics, predict, features.tiles())
     before = {name: values.clone() for name, values in statistics.state_dict().items()}
     known, unknown, left_out = [], [], []
     for kind, name in enumerate(names):
@@ -220,7 +221,7 @@ def test_images_that_are_left_out_are_as_far_as_new_ones(tiles, monkeypatch):
         known.append(distances(images, kind))
         unknown.append(distances(new.of_classes([name]), kind))
         of_class = torch.zeros(2, 23)
-        for left in statistics.leaving_out(predict, images, kind):
+        for left in leaving_out(statistics, predict, images, kind):
             assert of_class[:, list(left)].eq(0).all() and 4 <= len(left) <= 5
             of_class[:, list(left)] = distances(images.subset(left), kind)
         left_out.append(of_class)
@@ -233,9 +234,9 @@ def test_images_that_are_left_out_are_as_far_as_new_ones(tiles, monkeypatch):
 def test_what_is_left_out_comes_back_if_nobody_goes_on():
     features = features_of_images({"a": 6})
     statistics = Statistics(12)
-    statistics.measure_residuals(torch.zeros_like, features.tiles())
+    measure_residuals(statistics, torch.zeros_like, features.tiles())
     before = statistics.residuals.directions.clone()
-    answers = statistics.leaving_out(torch.zeros_like, features, 0)
+    answers = leaving_out(statistics, torch.zeros_like, features, 0)
     next(answers)
     assert not torch.equal(statistics.residuals.directions, before)
     answers.close()
@@ -245,8 +246,8 @@ def test_what_is_left_out_comes_back_if_nobody_goes_on():
 def test_a_single_image_is_never_left_out():
     features = features_of_images({"a": 1})
     statistics = Statistics(12)
-    statistics.measure_residuals(torch.zeros_like, features.tiles())
+    measure_residuals(statistics, torch.zeros_like, features.tiles())
     before = statistics.residuals.directions.clone()
-    for left in statistics.leaving_out(torch.zeros_like, features, 0):
+    for left in leaving_out(statistics, torch.zeros_like, features, 0):
         assert list(left) == [0]
         assert torch.equal(statistics.residuals.directions, before)

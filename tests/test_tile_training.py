@@ -16,7 +16,9 @@ from grad.errors import GradError
 from grad.evaluation import scored
 from grad.features import compute_features
 from grad.model import GRAD
-from grad.tiling import Tiling, score_tiles
+from grad.mosaic import Mosaic
+from grad.scoring import score_tiles
+from grad.tiling import Tiling
 from grad.train import main
 
 SIDE = 32
@@ -50,7 +52,7 @@ def test_each_tile_is_a_row(compute, samples):
     assert len(tiles) == tiles.shape[0] == backbone.images == 12 + 12 + 1
     assert [sample.path.stem for sample in tiles.samples] == [*"a" * 12, *"b" * 12, "c"]
     picture = load_picture(samples[1].path)
-    cut = list(TILING.mosaic(picture.size, SIDE).cut(picture))
+    cut = list(Mosaic.of_image(TILING, picture.size, SIDE).cut(picture))
     expected = FakeBackbone()(torch.stack([as_floats(tile) for tile in cut])).half()
     assert torch.equal(tiles.batch(range(12, 24)), expected)
     assert torch.equal(torch.cat(list(features.tiles_of(1))), expected)
@@ -76,7 +78,7 @@ def test_all_tiles_of_an_unreadable_image_are_left_out(compute, samples):
             [
                 as_floats(tile)
                 for picture in [load_picture(samples[2].path)]
-                for tile in TILING.mosaic(picture.size, SIDE).cut(picture)
+                for tile in Mosaic.of_image(TILING, picture.size, SIDE).cut(picture)
             ]
         )
     )

@@ -5,8 +5,9 @@ from tiny_model import pixels
 
 from grad.data import Picture
 from grad.errors import GradError
-from grad.scoring import anomaly_map, image_score
-from grad.tiling import Mosaic, Tiling, finish, score_tiles
+from grad.mosaic import Mosaic
+from grad.scoring import anomaly_map, finish_blended, image_score, score_tiles
+from grad.tiling import Tiling
 
 SIDE = 64
 
@@ -78,14 +79,14 @@ def test_an_image_smaller_than_a_tile_is_stretched_to_one():
     picture = Picture.from_array(pixels(size=(30, 500)))
     found, _ = score_tiles(brightness, picture, SIDE, Tiling(100, 0))
     assert found.shape == (30, 500)
-    assert len(Tiling(100, 0).mosaic((30, 500), SIDE)) == 5
+    assert len(Mosaic.of_image(Tiling(100, 0), (30, 500), SIDE)) == 5
 
 
 def test_large_maps_are_smoothed_in_bands_as_a_whole(monkeypatch):
     blended = torch.rand(300, 90, generator=torch.Generator().manual_seed(0))
-    found, score = finish(blended, (300, 90))
-    monkeypatch.setattr("grad.tiling._BAND", 37)
-    banded, band_score = finish(blended, (300, 90))
+    found, score = finish_blended(blended, (300, 90))
+    monkeypatch.setattr("grad.scoring._BAND", 37)
+    banded, band_score = finish_blended(blended, (300, 90))
     torch.testing.assert_close(banded, found, atol=1e-6, rtol=0)
     assert band_score == pytest.approx(score, abs=1e-6)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from grad.data import Sample, load_mask
 from grad.features import Features
 from grad.model import GRAD
+from grad.mosaic import Mosaic
 from grad.tiling import Tiling
 
 IMAGES = 1200  # looked at, each a point of the global grid
@@ -106,7 +107,7 @@ def _masks(
     mask = load_mask(sample.mask)
     if tiling is None:
         return iter([mask])
-    mosaic = tiling.mosaic((mask.shape[0], mask.shape[1]), image_size)
+    mosaic = Mosaic.of_image(tiling, (mask.shape[0], mask.shape[1]), image_size)
     whole = F.adaptive_max_pool2d(mask[None].float(), mosaic.size)[0] > 0
     side = mosaic.side
     return (whole[top : top + side, left : left + side] for top, left in mosaic.corners())

@@ -13,13 +13,13 @@ from PIL import Image
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from grad import __version__
 from grad.calibration import Calibration, Method, calibrated
 from grad.data import Picture
 from grad.data.picture import as_floats
 from grad.serving.scorer import Scorer
 from grad.serving.settings import ServeSettings
 from grad.serving.uploads import FORMATS
+from grad.version import __version__
 from grad.visualize import COLORMAP, HOTTEST, OPACITY, overlay
 
 PICTURE = 1024  # pixels, longest side of pictures in answers

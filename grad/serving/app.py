@@ -19,7 +19,6 @@ from fastapi.staticfiles import StaticFiles
 from starlette.requests import ClientDisconnect
 from torch import Tensor
 
-from grad import __version__
 from grad.data import Picture
 from grad.serving import access, answers, failures
 from grad.serving.access import Guard
@@ -29,6 +28,7 @@ from grad.serving.metrics import CONTENT_TYPE, Measured, Metrics
 from grad.serving.scorer import Scorer
 from grad.serving.settings import ServeSettings
 from grad.serving.uploads import Upload, decode, read_upload
+from grad.version import __version__
 
 _log = logging.getLogger("grad.serving")
 

@@ -1,0 +1,23 @@
+"""What a data set holds, as a table."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from grad.data.samples import Dataset
+from grad.progress import print_line
+
+
+def show_dataset(dataset: Dataset, console: Console) -> None:
+    """What was found in a folder: the counts of each class, and what is odd."""
+    table = Table("class")
+    for heading in ("train", "test good", "test defects", "masks"):
+        table.add_column(heading, justify="right")
+    for row in dataset.summary():
+        counts = (row.train, row.test_good, row.test_anomalous, row.masks)
+        table.add_row(row.name, *(f"{count:,}" for count in counts))
+    print_line(f"{dataset.root} ({dataset.layout})", None, console)
+    console.print(table)
+    for note in dataset.notes:
+        print_line(note, "yellow", console)
