@@ -34,15 +34,16 @@ from grad import onednn, ops
 from grad.allocator import suit_large_tensors
 from grad.backbone import BUILT_IN_BACKBONE, load_backbone
 from grad.checkpoint import LoadedModel, ModelInfo, load_checkpoint
-from grad.config import TrainConfig
 from grad.data import demo_dataset, load_picture
 from grad.data.picture import collate
 from grad.detector import Detector
 from grad.errors import GradError
 from grad.inference import Engine, Pipeline, optimise
-from grad.model import GRAD, PRESETS, to_rows
+from grad.model import GRAD
 from grad.predict import PredictOptions
 from grad.prediction import predict_all
+from grad.presets import PRESETS
+from grad.rows import to_rows
 from grad.scoring import map_and_score
 
 BUDGET = {"seconds": 1.5, "least": 5, "most": 40}
@@ -291,7 +292,7 @@ class Bench:
 
 def fresh_model(options: argparse.Namespace) -> LoadedModel:
     """A model that has learned nothing, on the backbone's trained weights."""
-    context = TrainConfig(preset=options.preset).context()
+    context = PRESETS[options.preset].context
     backbone = load_backbone(options.backbone, options.weights, context=context)
     shape = (backbone.channels, *backbone.feature_size(options.image_size))
     model = GRAD.from_preset(options.preset, *shape, context=backbone.context).eval()

@@ -40,8 +40,8 @@ from grad.devices import find_device
 from grad.errors import GradError
 from grad.files import replacing
 from grad.metrics import METRICS
-from grad.model import PRESETS, Preset
 from grad.options import exit_code
+from grad.presets import PRESETS, Preset
 
 # Method, and preset where it is not the command line's.
 OURS: dict[str, tuple[Method, Preset | None]] = {
@@ -186,8 +186,8 @@ def _settings(
     if name in OURS and OURS[name][0] == "grad":
         # What a preset stands for may change from one version to the next.
         preset = OURS[name][1] or options.preset
-        values["network"] = str(PRESETS[preset])
-        values["context"] = str(TrainConfig(preset=preset).context())
+        values["network"] = str((PRESETS[preset].blocks, PRESETS[preset].width))
+        values["context"] = str(PRESETS[preset].context)
         values["image_size"] = str(input_side(preset, options.image_size))
     return {"peer": name, "setting": setting, "data": digest, "backbone": fingerprint, **values}
 

@@ -16,12 +16,12 @@ from grad.backbone import BUILT_IN_BACKBONE
 from grad.batches import OnDevice
 from grad.errors import GradError
 from grad.files import replacing
-from grad.memory import Lookup
-from grad.model import JitterMode, ModelSettings, Parts, Preset, Refine
 from grad.options import class_list, flag, given_options, key, option, parse_options
+from grad.presets import Decay, JitterMode, Lookup, Parts, Preset, Refine
 from grad.rates import DEFAULT_RATE, check_rate, check_share
+from grad.settings import ModelSettings
 from grad.tiling import Tiling, tiling_of
-from grad.training import Decay, Schedule
+from grad.training import Schedule
 
 # Without --data: what suits the demo set and two CPU cores. Options that were given win.
 DEMO_DEFAULTS: dict[str, Any] = {
@@ -193,7 +193,7 @@ class TrainConfig:
             raise GradError(f"--drops {self.drops!r} is no list of epochs: give 40,80.") from None
 
     def model_options(self) -> dict[str, Any]:
-        """The options that are fields of :class:`grad.model.ModelSettings`."""
+        """The options that are fields of :class:`grad.settings.ModelSettings`."""
         own = {f.name for f in dataclasses.fields(self)}
         names = [f.name for f in dataclasses.fields(ModelSettings) if f.name in own]
         return {name: getattr(self, name) for name in names}

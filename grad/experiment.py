@@ -32,10 +32,11 @@ from grad.devices import choose_precision, default_workers, find_device
 from grad.evaluation import good_scores, trained_scores
 from grad.features import Features, compute_features, default_cache
 from grad.folders import CONFIG, MODEL, new_folder
-from grad.model import GRAD, describe
+from grad.model import GRAD
 from grad.report import About
 from grad.results import Results, test_settings
 from grad.resume import is_complete
+from grad.size import describe
 from grad.splits import TrainingSplit, split_training
 from grad.training import fit
 from grad.verdicts import choose_thresholds

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from grad import ops
 from grad.ops import Jitter
+from grad.rows import to_rows
 
 
 class Grid(nn.Module):
@@ -39,17 +40,18 @@ class LocalPart(nn.Module):
         self.grid = Grid(dims, resolution, channels)
 
     def forward(
-        self, rows: Tensor, jitter: Jitter | None = None, jitter_state: Tensor | None = None
-    ) -> Tensor:
-        """Pixels (N, C) -> their normal values (N, C)."""
-        return ops.project(
-            self.hidden(rows),
+        self, features: Tensor, jitter: Jitter | None = None, jitter_state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> the normal values of all pixels (B*H*W, C), and no loss (0)."""
+        values = ops.project(
+            self.hidden(to_rows(features)),
             self.coords.weight,
             self.coords.bias,
             self.grid.values,
             jitter=jitter,
             jitter_state=jitter_state,
         )
+        return values, values.new_zeros((), dtype=torch.float32)
 
 
 class GlobalPart(nn.Module):
@@ -72,31 +74,9 @@ class GlobalPart(nn.Module):
             coords: Tensor = self.head(mean)
         return coords
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, C, H, W) -> the normal values of all pixels (B*H*W, C)."""
+    def forward(
+        self, features: Tensor, jitter: Jitter | None = None, jitter_state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> the normal values of all pixels (B*H*W, C), and no loss (0)."""
         values = ops.interpolate(self.coords(features), self.grid.values)
-        return values.view(-1, features.shape[1])
-
-
-def lookup_both(
-    local: LocalPart,
-    global_: GlobalPart,
-    features: Tensor,
-    rows: Tensor,
-    jitter: Jitter | None,
-    jitter_state: Tensor | None,
-) -> Tensor:
-    """What both parts answer by one operator: (B, C, H, W) and its rows (B*H*W, C) -> (B*H*W, 2C).
-
-    The first C columns are the global part's.
-    """
-    return ops.lookup(
-        global_.coords(features),
-        global_.grid.values,
-        local.hidden(rows),
-        local.coords.weight,
-        local.coords.bias,
-        local.grid.values,
-        jitter=jitter,
-        jitter_state=jitter_state,
-    )
+        return values.view(-1, features.shape[1]), values.new_zeros((), dtype=torch.float32)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from grad.features import Features
 from grad.places import Places, chosen, whitening
+from grad.rows import to_rows
 from grad.statistics import Statistics
 
 Predict = Callable[[Tensor], Tensor]
@@ -24,7 +25,7 @@ _SMALLEST = 1e-6  # deviation below which a channel counts as constant
 
 def measure_features(statistics: Statistics, features: Features) -> None:
     """Set mean and deviation to those of good images."""
-    rows = (_rows(maps) for maps in _batches(features, statistics.mean.device))
+    rows = (to_rows(maps) for maps in _batches(features, statistics.mean.device))
     mean, covariance = _moments(rows)
     statistics.mean.copy_(mean)
     statistics.deviation.copy_(covariance.diagonal().sqrt())
@@ -41,7 +42,7 @@ def measure_residuals(statistics: Statistics, predict: Predict, features: Featur
     """
     _measure_classes(statistics, features)
     for places, values in _values_measured(statistics, predict):
-        mean, covariance = _moments(_rows(maps) for maps in values(features))
+        mean, covariance = _moments(to_rows(maps) for maps in values(features))
         classes = (_together(values(some)) for some in _some_of_each_class(features))
         places.measure((covariance + torch.outer(mean, mean)).float(), classes)
 
@@ -146,10 +147,6 @@ def _batches(features: Features, device: torch.device) -> Iterator[Tensor]:
         for first in range(0, len(features), _BATCH):
             indices = range(first, min(first + _BATCH, len(features)))
             yield features.batch(indices).to(device).float()
-
-
-def _rows(maps: Tensor) -> Tensor:
-    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
 
 
 def _moments(parts: Iterator[Tensor]) -> tuple[Tensor, Tensor]:

@@ -7,13 +7,14 @@ numbers instead of coordinates, and an entry answers with as many values as a ce
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Lookup = Literal["grid", "vq", "attention"]
+from grad.ops import Jitter
+from grad.presets import Lookup
+from grad.rows import to_rows
 
 COMMITMENT = 0.25  # weight of what pulls queries to their entry (VQ-VAE, arXiv 1711.00937)
 
@@ -80,7 +81,7 @@ class Attention(Memory):
 
 
 class MemoryPart(nn.Module):
-    """A head (C -> C tanh -> C) and the memory that it asks.
+    """A head (C -> C tanh -> C) and the memory that it asks: for each pixel, or for each image.
 
     Both compute in the parameters' precision even under autocast.
 
@@ -88,19 +89,32 @@ class MemoryPart(nn.Module):
         kind: ``"vq"`` or ``"attention"``.
         entries: K.
         channels: C.
-        width: values that are asked for at once: C for a pixel, H*W*C for an image.
+        pixels: how many one answer is for: None for one, which asks for itself; all H*W of an
+            image, whose mean asks.
     """
 
-    def __init__(self, kind: Lookup, entries: int, channels: int, width: int) -> None:
+    def __init__(
+        self, kind: Lookup, entries: int, channels: int, pixels: int | None = None
+    ) -> None:
         super().__init__()
         self.head = nn.Sequential(
             nn.Linear(channels, channels), nn.Tanh(), nn.Linear(channels, channels)
         )
+        self.asks_for_images = pixels is not None
         memory = VectorQuantisation if kind == "vq" else Attention
-        self.memory: Memory = memory(entries, channels, width)
+        self.memory: Memory = memory(entries, channels, channels * (pixels or 1))
 
-    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels or means of images (N, C) -> (N, W), and the lookup's loss."""
-        with torch.autocast(rows.device.type, enabled=False):
-            found: tuple[Tensor, Tensor] = self.memory(self.head(rows.to(self.memory.keys.dtype)))
-        return found
+    def forward(
+        self, features: Tensor, jitter: Jitter | None = None, jitter_state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) -> the normal values of all pixels (B*H*W, C), and the loss; no jitter."""
+        with torch.autocast(features.device.type, enabled=False):
+            answers, loss = self.memory(self.head(self._queries(features)))
+        return answers.view(-1, features.shape[1]), loss
+
+    def _queries(self, features: Tensor) -> Tensor:
+        """Means of images (B, C), or pixels (B*H*W, C)."""
+        dtype = self.memory.keys.dtype
+        if self.asks_for_images:
+            return features.mean(dim=(2, 3), dtype=torch.float32).to(dtype)
+        return to_rows(features).to(dtype)

@@ -17,7 +17,7 @@ from timm.layers.padding import get_same_padding
 from torch import Tensor, nn
 
 from grad.folding import followers
-from grad.model import ResidualBlock
+from grad.fusion import ResidualBlock
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -104,7 +104,7 @@ class FusedConv2d(nn.Module):
 
 
 class _FusedResidualBlock(nn.Module):
-    """:class:`grad.model.ResidualBlock` in two primitives, or three with a shortcut."""
+    """:class:`grad.fusion.ResidualBlock` in two primitives, or three with a shortcut."""
 
     def __init__(self, block: ResidualBlock, shapes: dict[nn.Conv2d, torch.Size]) -> None:
         super().__init__()

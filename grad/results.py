@@ -14,9 +14,10 @@ from grad.evaluation import MASK_RULE, evaluate, metrics_table, write_metrics
 from grad.features import Features
 from grad.folders import EXAMPLES, METRICS, RECORDS, REPORT
 from grad.metrics import ClassReport, summarize
-from grad.model import GRAD, describe
+from grad.model import GRAD
 from grad.records import ImageRecord, Recorder, write_records
 from grad.report import About, Gallery, ModelPart, sample_coordinates, write_report
+from grad.size import describe
 from grad.splits import TrainingSplit
 from grad.verdicts import judge, show_thresholds
 from grad.version import __version__

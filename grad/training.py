@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from rich.console import Console
@@ -23,11 +22,10 @@ from grad.loss_watch import LossWatch
 from grad.measure import images_measured, measure_features, measure_residuals
 from grad.memory import Memory
 from grad.model import GRAD
+from grad.presets import Decay
 from grad.progress import Progress
 from grad.training_state import History, TrainingState
 from grad.training_step import TrainingStep
-
-Decay = Literal["steps", "cosine"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -5,7 +5,7 @@ from conftest import assert_near
 from torch import nn
 
 from grad.folding import fold_batch_norms
-from grad.model import fusion_network
+from grad.fusion import fusion_network
 from grad.onednn import FusedConv2d, fuse_convolutions, is_available
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

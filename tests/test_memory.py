@@ -95,8 +95,8 @@ def test_the_codebook_loss_is_part_of_the_loss_and_attention_adds_none():
         model = make(local=kind, global_=kind, refine="none").eval()
         loss, _ = model.loss_and_score(features)
         error = (model(features) - features).square().mean()
-        _, local = model.local(features.permute(0, 2, 3, 1).reshape(-1, C))
-        _, global_ = model.global_(features.mean(dim=(2, 3)))
+        _, local = model.local(features)
+        _, global_ = model.global_(features)
         torch.testing.assert_close(loss, error + local + global_)
         assert (local + global_ > 0) == (kind == "vq")
 
@@ -106,8 +106,8 @@ def test_both_rivals_fill_the_fusion_networks_input_global_first():
     model.fusion = torch.nn.Identity()
     features = normal(2, C, H, W)
     both = model(features)
-    whole, _ = model.global_(features.mean(dim=(2, 3)))
-    pixels, _ = model.local(features.permute(0, 2, 3, 1).reshape(-1, C))
+    whole, _ = model.global_(features)
+    pixels, _ = model.local(features)
     torch.testing.assert_close(both[:, :C], whole.view(2, H, W, C).permute(0, 3, 1, 2))
     torch.testing.assert_close(both[:, C:], pixels.view(2, H, W, C).permute(0, 3, 1, 2))
 
@@ -121,11 +121,11 @@ def test_the_optimizer_treats_entries_as_grids():
 
 
 def test_the_lookup_is_exact_under_autocast():
-    part = MemoryPart("vq", 16, C, C)
-    rows = normal(40, C)
-    exact, _ = part(rows)
+    part = MemoryPart("vq", 16, C)
+    features = normal(40, C, 1, 1)
+    exact, _ = part(features)
     with torch.autocast("cpu", torch.bfloat16):
-        found, _ = part(rows)
+        found, _ = part(features)
     assert torch.equal(exact, found)
 
 

@@ -3,17 +3,13 @@ import torch
 import torch.nn.functional as F
 
 from grad.errors import GradError
+from grad.fusion import ResidualBlock
 from grad.grids import Grid
-from grad.model import (
-    GRAD,
-    PRESETS,
-    ResidualBlock,
-    count_flops,
-    count_parameters,
-    to_maps,
-    to_rows,
-)
+from grad.model import GRAD
 from grad.ops import reference
+from grad.presets import PRESETS
+from grad.rows import to_maps, to_rows
+from grad.size import count_flops, count_parameters
 
 TINY = ("grad-tiny", 12, 5, 4)
 
@@ -154,7 +150,7 @@ def test_weights_start_as_designed():
 
 def test_equal_widths_need_no_shortcut_convolution():
     assert isinstance(ResidualBlock(8, 8).shortcut, torch.nn.Identity)
-    assert PRESETS["grad-432"] == (7, 432)
+    assert (PRESETS["grad-432"].blocks, PRESETS["grad-432"].width) == (7, 432)
 
 
 def test_rows_are_a_view_of_channels_last_maps():

@@ -12,7 +12,8 @@ from grad.data import Sample
 from grad.errors import GradError
 from grad.features import Features
 from grad.measure import leaving_out, measure_features, measure_residuals
-from grad.model import GRAD, ModelSettings
+from grad.model import GRAD
+from grad.settings import ModelSettings
 from grad.statistics import Statistics
 from grad.training import Schedule, fit
 

@@ -23,7 +23,8 @@ from grad.devices import choose_precision, find_device
 from grad.evaluation import evaluate
 from grad.features import Features, compute_features, default_cache
 from grad.metrics import summarize
-from grad.model import ModelSettings, count_parameters
+from grad.settings import ModelSettings
+from grad.size import count_parameters
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from grad.data import Sample, load_image, load_mask
 from grad.errors import GradError
 from grad.metrics import ClassMetrics, ClassReport, summarize
-from grad.model import Preset
+from grad.presets import Preset
 
 BATCH = 16  # images that are predicted at once
 

@@ -12,18 +12,18 @@ from accuracy.rows import Method
 from torch import Tensor, nn
 
 from grad.backbone import load_backbone
-from grad.config import PLUS_IMAGE_SIZE, TrainConfig
+from grad.config import TrainConfig
 from grad.data import Sample
 from grad.devices import choose_precision, find_device
 from grad.features import compute_features
-from grad.model import Preset
+from grad.presets import PRESETS, Preset
 from grad.scoring import anomaly_map, image_score
 from peers.base import PeerOptions
 
 
 def input_side(preset: Preset, given: int) -> int:
-    """The side of the images that a preset takes: its own where it has one."""
-    return PLUS_IMAGE_SIZE if preset == "grad-plus" else given
+    """The side of the images that a preset takes: its own where that is larger."""
+    return max(given, PRESETS[preset].image_size)
 
 
 class OnFeatures:
