@@ -119,11 +119,12 @@ def make_record(toolkit: Toolkit | None) -> dict[str, str]:
     """What the library is built for and from."""
     import torch
 
+    source_digest = runpy.run_path(str(ROOT / "grad" / "ops" / "source_digest.py"))
     return {
         "torch": str(torch.__version__),
         "cuda": toolkit.version if toolkit else "",
         "architectures": os.environ["TORCH_CUDA_ARCH_LIST"] if toolkit else "",
-        "sources": runpy.run_path(str(ROOT / "grad" / "_digest.py"))["digest"](ROOT / "csrc"),
+        "sources": source_digest["digest"](ROOT / "csrc"),
     }
 
 

@@ -29,10 +29,10 @@ from accuracy.tables import TABLES
 from report import machine_facts
 from rich.console import Console
 
-from grad.config import TrainConfig
-from grad.errors import GradError
-from grad.files import replacing
-from grad.options import exit_code
+from grad.system.command_line import exit_code
+from grad.system.errors import GradError
+from grad.system.files import replacing
+from grad.train.options import TrainConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,15 +24,16 @@ from rich.console import Console
 from rich.table import Table
 from timing import Call, measure_rounds
 
-from grad.allocator import suit_large_tensors
-from grad.checkpoint import LoadedModel, load_checkpoint
-from grad.data import demo_dataset, load_picture
+from grad.data.demo import demo_dataset
+from grad.data.images import load_picture
 from grad.data.picture import Picture, collate
-from grad.detector import Detector
-from grad.errors import GradError
-from grad.exporting import FORMATS
-from grad.exporting.graph import ExportGraph, columns, facts, trace
-from grad.exporting.onnx_format import DEFAULT_OPSET
+from grad.detector.checkpoint import LoadedModel, load_checkpoint
+from grad.detector.detector import Detector
+from grad.export.formats.onnx import DEFAULT_OPSET
+from grad.export.graph import ExportGraph, columns, facts, trace
+from grad.export.run import FORMATS
+from grad.system.allocator import suit_large_tensors
+from grad.system.errors import GradError
 
 CPU = torch.device("cpu")
 BUDGET = {"seconds": 8.0, "least": 5, "most": 40}

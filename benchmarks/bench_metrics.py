@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # where grad is not i
 
 from report import machine_facts
 
-from grad.metrics import ClassMetrics
+from grad.score.metrics.classes import ClassMetrics
 
 BATCH = 50
 

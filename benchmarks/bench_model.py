@@ -30,21 +30,23 @@ from torch import Tensor, nn
 from torch._inductor import config as inductor
 from torch.utils.flop_counter import FlopCounterMode
 
-from grad import onednn, ops
-from grad.allocator import suit_large_tensors
-from grad.backbone import BUILT_IN_BACKBONE, load_backbone
-from grad.checkpoint import LoadedModel, ModelInfo, load_checkpoint
-from grad.data import demo_dataset, load_picture
+from grad import ops
+from grad.data.demo import demo_dataset
+from grad.data.images import load_picture
 from grad.data.picture import collate
-from grad.detector import Detector
-from grad.errors import GradError
-from grad.inference import Engine, Pipeline, optimise
-from grad.model import GRAD
-from grad.predict import PredictOptions
-from grad.prediction import predict_all
-from grad.presets import PRESETS
-from grad.rows import to_rows
-from grad.scoring import map_and_score
+from grad.detector import onednn
+from grad.detector.checkpoint import LoadedModel, ModelInfo, load_checkpoint
+from grad.detector.detector import Detector
+from grad.detector.engine import Engine, Pipeline, optimise
+from grad.features.backbone import BUILT_IN_BACKBONE, load_backbone
+from grad.model.grad import GRAD
+from grad.model.presets import PRESETS
+from grad.model.rows import to_rows
+from grad.predict.__main__ import PredictOptions
+from grad.predict.run import predict_all
+from grad.score.anomaly_map import map_and_score
+from grad.system.allocator import suit_large_tensors
+from grad.system.errors import GradError
 
 BUDGET = {"seconds": 1.5, "least": 5, "most": 40}
 

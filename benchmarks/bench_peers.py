@@ -33,15 +33,16 @@ from peers.ours import OnFeatures, input_side
 from report import machine_facts
 from rich.console import Console
 
-from grad.backbone import load_backbone
-from grad.config import TrainConfig
-from grad.data import Dataset, find_dataset
-from grad.devices import find_device
-from grad.errors import GradError
-from grad.files import replacing
-from grad.metrics import METRICS
-from grad.options import exit_code
-from grad.presets import PRESETS, Preset
+from grad.data.layouts import find_dataset
+from grad.data.samples import Dataset
+from grad.features.backbone import load_backbone
+from grad.model.presets import PRESETS, Preset
+from grad.score.metrics.classes import METRICS
+from grad.system.command_line import exit_code
+from grad.system.devices import find_device
+from grad.system.errors import GradError
+from grad.system.files import replacing
+from grad.train.options import TrainConfig
 
 # Method, and preset where it is not the command line's.
 OURS: dict[str, tuple[Method, Preset | None]] = {

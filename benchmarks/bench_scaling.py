@@ -28,16 +28,16 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # where grad is not i
 from generated import generate_images
 from report import machine_facts, write_json
 
-from grad.allocator import suit_large_tensors
-from grad.backbone import BUILT_IN_BACKBONE, Backbone, load_backbone
-from grad.data import Sample
-from grad.devices import choose_precision
-from grad.errors import GradError
-from grad.feature_file import FeatureFile
-from grad.features import Features
-from grad.model import GRAD
-from grad.training import Schedule, fit, make_optimizer
-from grad.training_step import TrainingStep
+from grad.data.samples import Sample
+from grad.features.backbone import BUILT_IN_BACKBONE, Backbone, load_backbone
+from grad.features.compute import Features
+from grad.features.store import FeatureFile
+from grad.model.grad import GRAD
+from grad.system.allocator import suit_large_tensors
+from grad.system.devices import choose_precision
+from grad.system.errors import GradError
+from grad.train.loop import Schedule, fit, make_optimizer
+from grad.train.step import TrainingStep
 
 CPU = torch.device("cpu")
 SIZES = (224, 288, 352, 416, 512)

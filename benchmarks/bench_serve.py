@@ -36,8 +36,8 @@ from PIL import Image
 from report import machine_facts, write_json
 
 from grad.data.demo import DEMO_FOLDER
-from grad.detector import Detector
-from grad.errors import GradError
+from grad.detector.detector import Detector
+from grad.system.errors import GradError
 
 UPLOAD_MB = 4  # the server's limit
 GROWTH_MB = 64  # that the server's memory may grow between warm-up and end

@@ -17,14 +17,14 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # where grad is not installed
 
-from grad.calibration import Calibration, Threshold
-from grad.checkpoint import load_calibration, model_files
-from grad.errors import GradError
-from grad.files import replacing
-from grad.folders import RECORDS
-from grad.options import exit_code
-from grad.rates import check_rate
-from grad.records import ImageRecord, read_records
+from grad.detector.checkpoint import load_calibration, model_files
+from grad.score.rates import check_rate
+from grad.score.records import ImageRecord, read_records
+from grad.score.thresholds import Calibration, Threshold
+from grad.system.command_line import exit_code
+from grad.system.errors import GradError
+from grad.system.files import replacing
+from grad.system.run_folder import RECORDS
 
 EVERY, UNKNOWN = "all", "class not stated"
 

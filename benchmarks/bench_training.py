@@ -28,16 +28,17 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from grad.allocator import suit_large_tensors
-from grad.backbone import BUILT_IN_BACKBONE, Backbone, load_backbone
-from grad.batches import Loader, batches
-from grad.data import Sample, load_image
-from grad.devices import choose_precision
-from grad.errors import GradError
-from grad.features import Features, compute_features
-from grad.model import GRAD
-from grad.training import Schedule, fit, make_optimizer
-from grad.training_step import TrainingStep
+from grad.data.images import load_image
+from grad.data.samples import Sample
+from grad.features.backbone import BUILT_IN_BACKBONE, Backbone, load_backbone
+from grad.features.batches import Loader, batches
+from grad.features.compute import Features, compute_features
+from grad.model.grad import GRAD
+from grad.system.allocator import suit_large_tensors
+from grad.system.devices import choose_precision
+from grad.system.errors import GradError
+from grad.train.loop import Schedule, fit, make_optimizer
+from grad.train.step import TrainingStep
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PARTS = (

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from grad.data import Sample
+from grad.data.samples import Sample
 
 
 def generate_images(

@@ -31,8 +31,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # where grad is not i
 
 from report import Goal, Row, machine_facts, print_report, write_json
 
-from grad.allocator import suit_large_tensors
-from grad.errors import GradError
+from grad.system.allocator import suit_large_tensors
+from grad.system.errors import GradError
 
 # Relative difference between ours and eager in float32. One gradient in ten thousand may fall on
 # the other side of a cell's border, which alone is 1e-2.

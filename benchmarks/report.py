@@ -15,7 +15,7 @@ from cases import Shape
 from rich.console import Console
 from rich.table import Table
 
-from grad.errors import GradError
+from grad.system.errors import GradError
 
 ROOT = Path(__file__).resolve().parents[1]
 BUSY = 0.3  # spread above which a time means little

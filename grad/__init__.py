@@ -1,7 +1,8 @@
 """GRAD: anomaly detection in images from good examples only (arXiv 2402.18293).
 
-``grad.Detector`` finds defects with a trained model, ``grad.ops`` holds the operators; the model,
-the data and the command line entries are modules of their own, imported where they are used.
+``grad.Detector`` finds defects with a trained model, ``grad.ops`` holds the operators; all
+else is in packages in the order of the data, from ``grad.system`` to ``grad.report``, and in one
+package a command.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from grad.errors import GradError
-from grad.version import __version__
+from grad.system.errors import GradError
+from grad.system.version import __version__
 
 if TYPE_CHECKING:
     from grad import ops

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from grad.data import Sample
-from grad.features import Features
-from grad.measure import measure_features, measure_residuals
+from grad.data.samples import Sample
+from grad.features.compute import Features
+from grad.model.measure import measure_features, measure_residuals
 from grad.ops import library
 
 # Error against float64, relative to the size of the whole result.
@@ -166,7 +166,7 @@ LAYOUTS = [
 
 
 class MapsInMemory:
-    """Feature maps (N, H, W, C) as :class:`grad.feature_file.StoredMaps` gives them."""
+    """Feature maps (N, H, W, C) as :class:`grad.features.store.StoredMaps` gives them."""
 
     key = "in memory"
 

@@ -8,12 +8,12 @@ import torch
 from conftest import measure_statistics
 from PIL import Image
 
-from grad.backbone import Backbone
-from grad.calibration import calibrate
-from grad.checkpoint import LoadedModel, ModelInfo, save_checkpoint
-from grad.exporting.graph import ExportGraph, columns
-from grad.inference import Pipeline
-from grad.model import GRAD
+from grad.detector.checkpoint import LoadedModel, ModelInfo, save_checkpoint
+from grad.detector.engine import Pipeline
+from grad.export.graph import ExportGraph, columns
+from grad.features.backbone import Backbone
+from grad.model.grad import GRAD
+from grad.score.thresholds import calibrate
 
 BACKBONE = "test_efficientnet"  # a model of timm with 0.4 million parameters
 SIZE = 64

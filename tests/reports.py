@@ -7,13 +7,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from grad.calibration import Calibration, calibrate
-from grad.data import Sample
-from grad.metrics import ClassMetrics, summarize
-from grad.records import Recorder
-from grad.report import About, Coordinates, Gallery, ModelPart, write_report
-from grad.report.coordinates import Points
-from grad.verdicts import judge
+from grad.data.samples import Sample
+from grad.report.contents import About, ModelPart
+from grad.report.coordinates import Coordinates, Points
+from grad.report.gallery import Gallery
+from grad.report.write import write_report
+from grad.score.metrics.classes import ClassMetrics, summarize
+from grad.score.records import Recorder
+from grad.score.thresholds import Calibration, calibrate
+from grad.score.verdicts import judge
 
 SIDE = 48  # pixels of images and maps
 HOSTILE = """<b>x</b>"'&</script><script>alert(1)</script>"""

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from grad.calibration import Calibration, calibrate
-from grad.checkpoint import ModelInfo
 from grad.data.picture import as_floats
+from grad.detector.checkpoint import ModelInfo
+from grad.score.thresholds import Calibration, calibrate
 
 SIZE = 24
 CALIBRATION = calibrate(
@@ -74,9 +74,9 @@ def served(detector, name="fake", **settings) -> Iterator[str]:
     """The address of a server in a thread of its own."""
     import uvicorn
 
-    from grad.serving.app import create_app
-    from grad.serving.run import bind, url
-    from grad.serving.settings import ServeSettings
+    from grad.serve.app import create_app
+    from grad.serve.server import bind, url
+    from grad.serve.settings import ServeSettings
 
     chosen = ServeSettings(port=0, **settings)
     with bind(chosen) as listener:

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from grad import backbone as module
-from grad.backbone import BUILT_IN_BACKBONE, DEFAULT_BACKBONE, Backbone, load_backbone
-from grad.errors import GradError
+from grad.features import backbone as module
+from grad.features.backbone import BUILT_IN_BACKBONE, DEFAULT_BACKBONE, Backbone, load_backbone
+from grad.system.errors import GradError
 
 SMALL = "test_resnet"  # a model of timm with 0.5 million parameters
 SHARED = Path(__file__).parents[2] / "shared" / "weights"

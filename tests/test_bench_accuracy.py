@@ -24,11 +24,12 @@ from rich.console import Console  # noqa: E402
 from rivals.memory_bank import MemoryBank, neighbourhoods  # noqa: E402
 from rivals.uniad import UniAD, neighbours  # noqa: E402
 
-from grad.config import TrainConfig  # noqa: E402
-from grad.data import Sample, demo_dataset  # noqa: E402
-from grad.features import Features  # noqa: E402
-from grad.model import GRAD  # noqa: E402
-from grad.training import Schedule, fit  # noqa: E402
+from grad.data.demo import demo_dataset  # noqa: E402
+from grad.data.samples import Sample  # noqa: E402
+from grad.features.compute import Features  # noqa: E402
+from grad.model.grad import GRAD  # noqa: E402
+from grad.train.loop import Schedule, fit  # noqa: E402
+from grad.train.options import TrainConfig  # noqa: E402
 
 ROWS = [pytest.param(row, id=f"{t.number} {row.name}") for t in TABLES.values() for row in t.rows]
 

@@ -17,8 +17,8 @@ from peers import from_anomalib  # noqa: E402
 from peers.base import PeerOptions, measure  # noqa: E402
 from peers.from_anomalib import LAYERS, Stages  # noqa: E402
 
-from grad.backbone import load_backbone  # noqa: E402
-from grad.data import demo_dataset  # noqa: E402
+from grad.data.demo import demo_dataset  # noqa: E402
+from grad.features.backbone import load_backbone  # noqa: E402
 
 OPTIONS = PeerOptions("tf_efficientnet_lite0", None, image_size=64, seconds=0.5, coreset=0.02)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from grad.calibration import calibrate
-from grad.checkpoint import ModelInfo
-from grad.records import ImageRecord, write_records
+from grad.detector.checkpoint import ModelInfo
+from grad.score.records import ImageRecord, write_records
+from grad.score.thresholds import calibrate
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 

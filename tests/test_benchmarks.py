@@ -24,7 +24,7 @@ import sanitize  # noqa: E402
 import timing  # noqa: E402
 from cases import Shape, difference  # noqa: E402
 
-from grad.errors import GradError  # noqa: E402
+from grad.system.errors import GradError  # noqa: E402
 
 CPU = torch.device("cpu")
 LAYOUTS = ("channels_last", "NCHW")

@@ -10,9 +10,9 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from grad.calibration import Calibration, Threshold, calibrate, calibrated, f1_limit
-from grad.errors import GradError
-from grad.thresholds import GoodScores, Scale
+from grad.score.false_alarms import GoodScores, Scale
+from grad.score.thresholds import Calibration, Threshold, calibrate, calibrated, f1_limit
+from grad.system.errors import GradError
 
 SCORES = st.lists(st.floats(1.0, 8.0, width=32), min_size=1, max_size=30)
 RATES = st.floats(1e-4, 0.5)

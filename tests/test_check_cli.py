@@ -7,9 +7,10 @@ import pytest
 from conftest import make_images
 from PIL import Image
 
-from grad.check import main
-from grad.data import demo_dataset, image_facts
+from grad.check.__main__ import main
+from grad.data.demo import demo_dataset
 from grad.data.images import UnreadableImage
+from grad.data.survey import image_facts
 
 SIZE = 64
 

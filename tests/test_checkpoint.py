@@ -9,13 +9,13 @@ from conftest import measure_statistics
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from grad import backbone as backbone_module
-from grad import checkpoint
-from grad.backbone import load_backbone
-from grad.calibration import calibrate
-from grad.checkpoint import ModelInfo, load_checkpoint, save_calibration, save_checkpoint
-from grad.errors import GradError
-from grad.model import GRAD
+from grad.detector import checkpoint
+from grad.detector.checkpoint import ModelInfo, load_checkpoint, save_calibration, save_checkpoint
+from grad.features import backbone as backbone_module
+from grad.features.backbone import load_backbone
+from grad.model.grad import GRAD
+from grad.score.thresholds import calibrate
+from grad.system.errors import GradError
 
 SMALL = "test_resnet"  # a model of timm with 0.5 million parameters
 SIZE = 32

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import grad
-from grad.cli import COMMANDS, main
+from grad.__main__ import COMMANDS, main
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,10 +54,10 @@ def test_every_command_is_a_module():
 
 def test_the_script_is_declared():
     text = (ROOT / "pyproject.toml").read_text()
-    assert 'grad = "grad.cli:main"' in text
+    assert 'grad = "grad.__main__:main"' in text
     scripts = entry_points(group="console_scripts", name="grad")
     for script in scripts:  # where the package is installed
-        assert script.value == "grad.cli:main"
+        assert script.value == "grad.__main__:main"
 
 
 def test_python_dash_m():

@@ -6,8 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from grad.data import UnreadableImage, load_image, load_mask
-from grad.data.images import image_size, image_suffixes
+from grad.data.images import UnreadableImage, image_size, image_suffixes, load_image, load_mask
 
 SIZE = (20, 30)  # H, W
 

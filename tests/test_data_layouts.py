@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grad.data import find_dataset, load_mask
-from grad.errors import GradError
+from grad.data.images import load_mask
+from grad.data.layouts import find_dataset
+from grad.system.errors import GradError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

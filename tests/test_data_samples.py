@@ -2,8 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from grad.data import Dataset, Sample, demo_dataset, few_shot, load_image, load_mask
-from grad.errors import GradError
+from grad.data.demo import demo_dataset
+from grad.data.images import load_image, load_mask
+from grad.data.samples import Dataset, Sample, few_shot
+from grad.system.errors import GradError
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ from PIL import Image, PngImagePlugin
 from tiny_model import CLASSES, SIZE, make_run, picture, pixels
 
 import grad
-from grad.calibration import calibrated
-from grad.data import UnreadableImage, load_image
-from grad.detector import Detector
-from grad.errors import GradError
+from grad.data.images import UnreadableImage, load_image
+from grad.detector.detector import Detector
+from grad.score.thresholds import calibrated
+from grad.system.errors import GradError
 
 
 @pytest.fixture(scope="module")

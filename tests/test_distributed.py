@@ -16,17 +16,17 @@ from conftest import FakeBackbone, make_features, make_images
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from grad import distributed
-from grad.batch_norm import synchronized
-from grad.errors import GradError
-from grad.evaluation import evaluate, trained_scores
-from grad.features import compute_features
-from grad.measure import measure_features, measure_residuals
-from grad.model import GRAD
-from grad.records import Recorder
-from grad.train import main
-from grad.training import Schedule, fit, make_optimizer
-from grad.training_step import TrainingStep
+from grad.features.compute import compute_features
+from grad.model.grad import GRAD
+from grad.model.measure import measure_features, measure_residuals
+from grad.score.dataset import evaluate, trained_scores
+from grad.score.records import Recorder
+from grad.system import distributed
+from grad.system.errors import GradError
+from grad.train.__main__ import main
+from grad.train.batch_norm import synchronized
+from grad.train.loop import Schedule, fit, make_optimizer
+from grad.train.step import TrainingStep
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")

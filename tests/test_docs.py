@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from grad.cli import main
+from grad.__main__ import main
 from grad.data.demo import DEMO_FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,14 +8,15 @@ import pytest
 import torch
 from conftest import error_of, make_images
 
-from grad import assessment, checkpoint
-from grad.checkpoint import load_calibration, load_checkpoint
-from grad.data import find_dataset
-from grad.evaluate import main
-from grad.evaluation import scored
-from grad.features import compute_features
-from grad.records import read_records
-from grad.train import main as train
+from grad.data.layouts import find_dataset
+from grad.detector import checkpoint
+from grad.detector.checkpoint import load_calibration, load_checkpoint
+from grad.evaluate import run as assessment
+from grad.evaluate.__main__ import main
+from grad.features.compute import compute_features
+from grad.score.dataset import scored
+from grad.score.records import read_records
+from grad.train.__main__ import main as train
 
 SIZE = 64
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from conftest import MapsInMemory
 
-from grad.data import Sample
-from grad.evaluation import good_scores, trained_scores
-from grad.features import Features
-from grad.model import GRAD
-from grad.training import Schedule, fit
+from grad.data.samples import Sample
+from grad.features.compute import Features
+from grad.model.grad import GRAD
+from grad.score.dataset import good_scores, trained_scores
+from grad.train.loop import Schedule, fit
 
 SIDE = 32  # pixels, of the anomaly maps
 

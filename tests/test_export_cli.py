@@ -12,9 +12,9 @@ from conftest import error_of
 from exporting import SIZE, make_backbone, make_model, save, write_images
 from PIL import Image
 
-from grad.export import main
-from grad.exporting import graph as graph_module
-from grad.exporting import run as run_module
+from grad.export import graph as graph_module
+from grad.export import run as run_module
+from grad.export.__main__ import main
 
 
 @pytest.fixture(scope="module")

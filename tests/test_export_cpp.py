@@ -16,9 +16,9 @@ import pytest
 from exporting import SIZE, make_backbone, make_graph, make_model, write_images
 from PIL import Image
 
-from grad.detector import Detector
-from grad.exporting import FORMATS
-from grad.exporting.graph import columns, facts, trace
+from grad.detector.detector import Detector
+from grad.export.graph import columns, facts, trace
+from grad.export.run import FORMATS
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "onnxruntime_cpp"
 HEADER = "onnxruntime_cxx_api.h"

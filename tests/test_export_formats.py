@@ -8,9 +8,9 @@ import pytest
 import torch
 from exporting import SIZE, make_backbone, make_graph, make_model, noise
 
-from grad.errors import GradError
-from grad.exporting import FORMATS
-from grad.exporting.graph import columns, facts, trace
+from grad.export.graph import columns, facts, trace
+from grad.export.run import FORMATS
+from grad.system.errors import GradError
 
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
 pytest.importorskip("onnxscript", reason="the extra `export` is not installed")

@@ -6,12 +6,12 @@ import pytest
 import torch
 from exporting import SIZE, make_backbone, make_graph, make_model, noise
 
-from grad.calibration import calibrate, calibrated
-from grad.errors import GradError
-from grad.exporting.graph import UNKNOWN, columns, facts, trace
-from grad.exporting.operators import with_standard_operators
-from grad.exporting.resize import resize
-from grad.inference import Pipeline
+from grad.detector.engine import Pipeline
+from grad.export.graph import UNKNOWN, columns, facts, trace
+from grad.export.resize import resize
+from grad.export.standard_operators import with_standard_operators
+from grad.score.thresholds import calibrate, calibrated
+from grad.system.errors import GradError
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def loaded(backbone):
 
 
 def expected(loaded, images):
-    """What :class:`grad.inference.Pipeline` and the calibration say."""
+    """What :class:`grad.detector.engine.Pipeline` and the calibration say."""
     pipeline = Pipeline(loaded.backbone, loaded.model, SIZE)
     with torch.no_grad():
         maps, scores = pipeline(resize(images, SIZE) / 255.0)

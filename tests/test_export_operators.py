@@ -5,7 +5,7 @@ import torch
 from conftest import assert_near, normal, points
 
 from grad import ops
-from grad.exporting import operators
+from grad.export import standard_operators as operators
 
 NO_NOISE = (None, 0.0, 0.0, False)
 

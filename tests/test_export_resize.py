@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from grad.data import Picture
-from grad.exporting.resize import resize
+from grad.data.picture import Picture
+from grad.export.resize import resize
 
 SIZES = [(256, 256), (64, 64), (1, 1), (100, 333), (512, 448), (777, 1023), (40, 3000), (2000, 3)]
 

@@ -12,11 +12,11 @@ from conftest import FakeBackbone
 from PIL import Image
 from rich.console import Console
 
-from grad.data import Sample
-from grad.errors import GradError
-from grad.feature_file import FeatureFile
-from grad.features import compute_features, default_cache
-from grad.files import claimed, remove_leftovers, replacing
+from grad.data.samples import Sample
+from grad.features.compute import compute_features, default_cache
+from grad.features.store import FeatureFile
+from grad.system.errors import GradError
+from grad.system.files import claimed, remove_leftovers, replacing
 
 SIZE = 32
 
@@ -171,7 +171,7 @@ def test_a_full_disk_is_a_sentence(samples, tmp_path, monkeypatch):
             temporary.symlink_to("/dev/full")
             yield temporary
 
-    monkeypatch.setattr("grad.feature_file.replacing", full)
+    monkeypatch.setattr("grad.features.store.replacing", full)
     with pytest.raises(GradError, match="No space left on device"):
         compute_features(samples, FakeBackbone(), SIZE, cache=tmp_path / "cache")
 
@@ -235,11 +235,11 @@ def test_the_temporary_file_of_a_living_writer_stays(tmp_path):
 
 
 def test_images_that_nobody_touched_are_not_read_again(samples, compute, monkeypatch):
-    monkeypatch.setattr("grad.features._SETTLED", 0.0)
+    monkeypatch.setattr("grad.features.compute._SETTLED", 0.0)
     time.sleep(0.05)  # so that the images are older than the first run
     compute(FakeBackbone())
     with monkeypatch.context() as patch:
-        patch.setattr("grad.features._digest", None)
+        patch.setattr("grad.features.compute._digest", None)
         again = FakeBackbone()
         compute(again)
         assert again.images == 0
@@ -253,7 +253,7 @@ def test_images_that_nobody_touched_are_not_read_again(samples, compute, monkeyp
 
 def test_images_changed_just_now_are_not_taken_for_known(compute, tmp_path, monkeypatch):
     """A change within the same tick of the clock would go unnoticed."""
-    monkeypatch.setattr("grad.features._SETTLED", 3600.0)
+    monkeypatch.setattr("grad.features.compute._SETTLED", 3600.0)
     compute(FakeBackbone())
     assert not list((tmp_path / "cache").glob("*.key"))
 
@@ -264,7 +264,7 @@ def test_a_cache_of_which_nothing_may_be_written_serves(compute, tmp_path, monke
     def refuses(path):
         raise AssertionError(f"{path} is written")
 
-    monkeypatch.setattr("grad.features.claimed", refuses)
+    monkeypatch.setattr("grad.features.compute.claimed", refuses)
     assert torch.equal(compute(FakeBackbone()).batch(range(23)), before)
 
 

@@ -4,9 +4,9 @@ import torch
 from conftest import assert_near
 from torch import nn
 
-from grad.folding import fold_batch_norms
-from grad.fusion import fusion_network
-from grad.onednn import FusedConv2d, fuse_convolutions, is_available
+from grad.detector.folding import fold_batch_norms
+from grad.detector.onednn import FusedConv2d, fuse_convolutions, is_available
+from grad.model.fusion import fusion_network
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 onednn = pytest.mark.skipif(not is_available(), reason="this torch has no oneDNN")

@@ -6,12 +6,12 @@ from conftest import assert_near, measure_statistics
 from tiny_model import SIZE, make_run
 from torch import nn
 
-from grad import onednn
-from grad.checkpoint import load_checkpoint
-from grad.devices import choose_precision
-from grad.errors import GradError
-from grad.inference import Engine, Pipeline
-from grad.model import GRAD
+from grad.detector import onednn
+from grad.detector.checkpoint import load_checkpoint
+from grad.detector.engine import Engine, Pipeline
+from grad.model.grad import GRAD
+from grad.system.devices import choose_precision
+from grad.system.errors import GradError
 
 IMAGES = torch.rand(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 

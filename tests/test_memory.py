@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from grad.backbone import BUILT_IN_BACKBONE, load_backbone
-from grad.checkpoint import ModelInfo, load_checkpoint, save_checkpoint
-from grad.config import TrainConfig, parse, write_config
-from grad.errors import GradError
-from grad.memory import COMMITMENT, Attention, MemoryPart, VectorQuantisation
-from grad.model import GRAD
-from grad.training import Schedule, make_optimizer
+from grad.detector.checkpoint import ModelInfo, load_checkpoint, save_checkpoint
+from grad.features.backbone import BUILT_IN_BACKBONE, load_backbone
+from grad.model.grad import GRAD
+from grad.model.memory import COMMITMENT, Attention, MemoryPart, VectorQuantisation
+from grad.system.errors import GradError
+from grad.train.loop import Schedule, make_optimizer
+from grad.train.options import TrainConfig, parse, write_config
 
 C, H, W = 6, 4, 3
 RIVALS = ["vq", "attention"]

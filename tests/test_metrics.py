@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from torch import Tensor
 
-from grad.errors import GradError
-from grad.metrics import METRICS, ClassMetrics, ClassReport, exact_pixels, summarize
-from grad.metrics.classes import region_areas
-from grad.metrics.pixels import PixelScores, ordered_keys
+from grad.score.metrics.classes import METRICS, ClassMetrics, ClassReport, region_areas, summarize
+from grad.score.metrics.pixels import PixelScores, exact_pixels, ordered_keys
+from grad.system.errors import GradError
 
 
 def blobs(seed: int, images: int, size: int = 64) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,7 +171,7 @@ def test_small_regions_weigh_as_much_as_large_ones() -> None:
 def test_merging_is_the_same_as_one_accumulator(
     exact_pixels: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("grad.metrics.pixels.FOLDED_PIXELS", 7_000)
+    monkeypatch.setattr("grad.score.metrics.pixels.FOLDED_PIXELS", 7_000)
     maps, masks, labels = blobs(3, 12)
     options = {"exact_pixels": exact_pixels, "bins": 500}
     whole = metrics_of(maps, masks, labels, **options).compute()
@@ -230,7 +229,7 @@ def test_bounds_are_small_with_the_default_bins() -> None:
 @pytest.mark.parametrize("order", [1, -1])
 def test_scores_far_apart_share_the_bins(order: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Zeros and huge values beside the usual ones: bins lie where there are scores."""
-    monkeypatch.setattr("grad.metrics.pixels.FOLDED_PIXELS", 3_000)
+    monkeypatch.setattr("grad.score.metrics.pixels.FOLDED_PIXELS", 3_000)
     maps, masks, labels = blobs(8, 12)
     maps[::3, :4] = 0.0
     maps[5, 7] = 1e30
@@ -257,7 +256,7 @@ def test_scores_far_apart_share_the_bins(order: int, monkeypatch: pytest.MonkeyP
 
 def test_memory_does_not_grow_with_the_number_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    monkeypatch.setattr("grad.metrics.pixels.FOLDED_PIXELS", 1_500)
+    monkeypatch.setattr("grad.score.metrics.pixels.FOLDED_PIXELS", 1_500)
     pixels = PixelScores(exact_pixels=4_000, bins=256)
     for _ in range(50):
         pixels.add(rng.lognormal(size=900).astype(np.float32), np.arange(900, dtype=np.int32) % 3)

@@ -2,14 +2,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from grad.errors import GradError
-from grad.fusion import ResidualBlock
-from grad.grids import Grid
-from grad.model import GRAD
+from grad.model.fusion import ResidualBlock
+from grad.model.grad import GRAD
+from grad.model.grids import Grid
+from grad.model.presets import PRESETS
+from grad.model.rows import to_maps, to_rows
+from grad.model.size import count_flops, count_parameters
 from grad.ops import reference
-from grad.presets import PRESETS
-from grad.rows import to_maps, to_rows
-from grad.size import count_flops, count_parameters
+from grad.system.errors import GradError
 
 TINY = ("grad-tiny", 12, 5, 4)
 

@@ -5,8 +5,8 @@ from typing import Literal
 
 import pytest
 
-from grad.errors import GradError
-from grad.options import argument, class_list, exit_code, flag, option, parse_options
+from grad.system.command_line import argument, class_list, exit_code, flag, option, parse_options
+from grad.system.errors import GradError
 
 
 @dataclass(frozen=True)

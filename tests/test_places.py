@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grad.places import BLOCK, IMAGES, RANK, Places, chosen, whitening
+from grad.model.gaussians import BLOCK, IMAGES, RANK, Places, chosen, whitening
 
 PRIOR = 60.0
 

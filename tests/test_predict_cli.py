@@ -11,10 +11,10 @@ from conftest import error_of
 from PIL import Image
 from tiny_model import SIZE, make_run, picture
 
-from grad import prediction
-from grad.detector import Detector
-from grad.outputs import Tables
-from grad.predict import main
+from grad.detector.detector import Detector
+from grad.predict import run as prediction
+from grad.predict.__main__ import main
+from grad.predict.outputs import Tables
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from grad.data import Sample
-from grad.errors import GradError
-from grad.records import ImageRecord, Recorder, read_records, write_records
+from grad.data.samples import Sample
+from grad.score.records import ImageRecord, Recorder, read_records, write_records
+from grad.system.errors import GradError
 
 SAMPLES = [
     Sample(Path("data/Schraube ä/test/good/0.png"), "Schraube ä", "test"),

@@ -10,14 +10,15 @@ import torch
 from PIL import Image
 from reports import HOSTILE, SIDE, MadeRun
 
-from grad.data import Sample
-from grad.errors import GradError
-from grad.model import GRAD
-from grad.report import Gallery, sample_coordinates, update_report
-from grad.report.coordinates import Points
-from grad.report.data import _plane
-from grad.tiling import Tiling
-from grad.verdicts import judge
+from grad.data.samples import Sample
+from grad.data.tiling import Tiling
+from grad.model.grad import GRAD
+from grad.report.coordinates import Points, sample_coordinates
+from grad.report.gallery import Gallery
+from grad.report.page_data import _plane
+from grad.report.write import update_report
+from grad.score.verdicts import judge
+from grad.system.errors import GradError
 
 
 def data_of(report: Path) -> dict:

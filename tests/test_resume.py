@@ -15,13 +15,14 @@ from conftest import make_features, make_images
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from grad import experiment, training_state
-from grad.errors import GradError
-from grad.files import replacing
-from grad.folders import STATE
-from grad.model import GRAD
-from grad.train import main
-from grad.training import Schedule, fit
+from grad.model.grad import GRAD
+from grad.system.errors import GradError
+from grad.system.files import replacing
+from grad.system.run_folder import STATE
+from grad.train import run as experiment
+from grad.train import state as training_state
+from grad.train.__main__ import main
+from grad.train.loop import Schedule, fit
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from grad.scoring import anomaly_map, image_score, map_and_score
+from grad.score.anomaly_map import anomaly_map, image_score, map_and_score
 
 
 @pytest.mark.parametrize("size", [(224, 224), (37, 120), (16, 9)])

@@ -20,16 +20,16 @@ pytest.importorskip("fastapi")
 
 from serving import encoded, served, spot
 
-from grad.backbone import load_backbone
-from grad.calibration import calibrate
-from grad.checkpoint import ModelInfo, save_checkpoint
 from grad.data.demo import DEMO_FOLDER
-from grad.detector import Detector
-from grad.model import GRAD
-from grad.serve import main
-from grad.serving import command
-from grad.serving.run import announce, bind, url
-from grad.serving.settings import ServeSettings
+from grad.detector.checkpoint import ModelInfo, save_checkpoint
+from grad.detector.detector import Detector
+from grad.features.backbone import load_backbone
+from grad.model.grad import GRAD
+from grad.score.thresholds import calibrate
+from grad.serve import options as command
+from grad.serve.__main__ import main
+from grad.serve.server import announce, bind, url
+from grad.serve.settings import ServeSettings
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 SMALL = "test_resnet"  # a model of timm with 0.5 million parameters

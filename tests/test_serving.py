@@ -19,12 +19,12 @@ pytest.importorskip("fastapi")
 from fastapi.testclient import TestClient
 from serving import CALIBRATION, SIZE, FakeDetector, encoded, grey, spot
 
-from grad.calibration import calibrated
-from grad.data import load_image
-from grad.errors import GradError
-from grad.serving.app import create_app
-from grad.serving.batching import Batcher
-from grad.serving.settings import ServeSettings, is_loopback
+from grad.data.images import load_image
+from grad.score.thresholds import calibrated
+from grad.serve.app import create_app
+from grad.serve.batching import Batcher
+from grad.serve.settings import ServeSettings, is_loopback
+from grad.system.errors import GradError
 
 LOCAL = "http://localhost"
 

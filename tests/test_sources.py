@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from tiny_model import picture, pixels
 
-from grad.data import UnreadableImage
-from grad.errors import GradError
-from grad.sources import count_items, find_items, items_of
+from grad.data.images import UnreadableImage
+from grad.data.sources import count_items, find_items, items_of
+from grad.system.errors import GradError
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grad.data import Sample, find_validation, held_out_count, hold_out
-from grad.errors import GradError
-from grad.features import Features
-from grad.splits import split_training
+from grad.data.samples import Sample, held_out_count, hold_out
+from grad.data.validation import find_validation
+from grad.features.compute import Features
+from grad.features.split import split_training
+from grad.system.errors import GradError
 
 
 def samples(**counts):

@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from conftest import MapsInMemory
 from rich.console import Console
 
-from grad.data import Sample
-from grad.errors import GradError
-from grad.features import Features
-from grad.measure import leaving_out, measure_features, measure_residuals
-from grad.model import GRAD
-from grad.settings import ModelSettings
-from grad.statistics import Statistics
-from grad.training import Schedule, fit
+from grad.data.samples import Sample
+from grad.features.compute import Features
+from grad.model.grad import GRAD
+from grad.model.measure import leaving_out, measure_features, measure_residuals
+from grad.model.settings import ModelSettings
+from grad.model.statistics import Statistics
+from grad.system.errors import GradError
+from grad.train.loop import Schedule, fit
 
 SHAPE = (6, 3, 4)  # C, H, W
 
@@ -198,7 +198,7 @@ def features_of_images(classes, tiles=1, seed=0):
 
 @pytest.mark.parametrize("tiles", [1, 2])
 def test_images_that_are_left_out_are_as_far_as_new_ones(tiles, monkeypatch):
-    monkeypatch.setattr("grad.places._PRIOR", 5.0)
+    monkeypatch.setattr("grad.model.gaussians._PRIOR", 5.0)
     names = [f"class {i}" for i in range(8)]
     features = features_of_images(dict.fromkeys(names, 23), tiles)
     new = features_of_images(dict.fromkeys(names, 100), tiles, seed=1)

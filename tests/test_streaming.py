@@ -4,9 +4,9 @@ import threading
 import pytest
 import torch
 
-from grad.devices import default_workers
-from grad.errors import GradError
-from grad.streaming import work_in_threads
+from grad.detector.threads import work_in_threads
+from grad.system.devices import default_workers
+from grad.system.errors import GradError
 
 
 def doubled(group):

@@ -8,18 +8,19 @@ import torch
 from conftest import FakeBackbone
 from PIL import Image, ImageDraw
 
-from grad.checkpoint import load_checkpoint
-from grad.data import Sample, held_out_count, load_picture
+from grad.data.images import load_picture
+from grad.data.mosaic import Mosaic
 from grad.data.picture import as_floats
-from grad.detector import Detector
-from grad.errors import GradError
-from grad.evaluation import scored
-from grad.features import compute_features
-from grad.model import GRAD
-from grad.mosaic import Mosaic
-from grad.scoring import score_tiles
-from grad.tiling import Tiling
-from grad.train import main
+from grad.data.samples import Sample, held_out_count
+from grad.data.tiling import Tiling
+from grad.detector.checkpoint import load_checkpoint
+from grad.detector.detector import Detector
+from grad.features.compute import compute_features
+from grad.model.grad import GRAD
+from grad.score.anomaly_map import score_tiles
+from grad.score.dataset import scored
+from grad.system.errors import GradError
+from grad.train.__main__ import main
 
 SIDE = 32
 TILING = Tiling(40, 10)  # of 100 x 130 pixels, seen at 80 x 104: 3 x 4 tiles
@@ -157,6 +158,6 @@ def test_a_run_on_tiles_and_what_predicts_with_it(data, tmp_path, monkeypatch):
 
 def test_an_overlap_alone_is_refused():
     with pytest.raises(GradError, match="--overlap needs --tile"):
-        from grad.config import TrainConfig
+        from grad.train.options import TrainConfig
 
         TrainConfig(overlap=3)

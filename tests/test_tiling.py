@@ -3,11 +3,11 @@ import pytest
 import torch
 from tiny_model import pixels
 
-from grad.data import Picture
-from grad.errors import GradError
-from grad.mosaic import Mosaic
-from grad.scoring import anomaly_map, finish_blended, image_score, score_tiles
-from grad.tiling import Tiling
+from grad.data.mosaic import Mosaic
+from grad.data.picture import Picture
+from grad.data.tiling import Tiling
+from grad.score.anomaly_map import anomaly_map, finish_blended, image_score, score_tiles
+from grad.system.errors import GradError
 
 SIDE = 64
 
@@ -85,7 +85,7 @@ def test_an_image_smaller_than_a_tile_is_stretched_to_one():
 def test_large_maps_are_smoothed_in_bands_as_a_whole(monkeypatch):
     blended = torch.rand(300, 90, generator=torch.Generator().manual_seed(0))
     found, score = finish_blended(blended, (300, 90))
-    monkeypatch.setattr("grad.scoring._BAND", 37)
+    monkeypatch.setattr("grad.score.anomaly_map._BAND", 37)
     banded, band_score = finish_blended(blended, (300, 90))
     torch.testing.assert_close(banded, found, atol=1e-6, rtol=0)
     assert band_score == pytest.approx(score, abs=1e-6)

@@ -8,13 +8,13 @@ import yaml
 from conftest import error_of
 from PIL import Image, ImageDraw
 
-from grad import experiment
-from grad.checkpoint import load_checkpoint
-from grad.config import TrainConfig, parse, write_config
-from grad.errors import GradError
-from grad.metrics import METRICS
-from grad.model import GRAD
-from grad.train import main
+from grad.detector.checkpoint import load_checkpoint
+from grad.model.grad import GRAD
+from grad.score.metrics.classes import METRICS
+from grad.system.errors import GradError
+from grad.train import run as experiment
+from grad.train.__main__ import main
+from grad.train.options import TrainConfig, parse, write_config
 
 SIZE = 64
 

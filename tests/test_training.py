@@ -6,14 +6,14 @@ import pytest
 import torch
 from conftest import MapsInMemory, make_features
 
-from grad import training
-from grad.batches import Loader, balanced_batches, batches, fits
-from grad.devices import choose_precision
-from grad.errors import GradError
-from grad.grids import Grid
-from grad.model import GRAD
-from grad.training import Schedule, fit, make_optimizer
-from grad.training_step import TrainingStep
+from grad.features.batches import Loader, balanced_batches, batches, fits
+from grad.model.grad import GRAD
+from grad.model.grids import Grid
+from grad.system.devices import choose_precision
+from grad.system.errors import GradError
+from grad.train import loop as training
+from grad.train.loop import Schedule, fit, make_optimizer
+from grad.train.step import TrainingStep
 
 SHAPE = (6, 3, 3)  # C, H, W
 

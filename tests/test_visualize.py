@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from grad.data import Sample
-from grad.errors import GradError
-from grad.visualize import (
+from grad.data.samples import Sample
+from grad.report.examples import (
     Example,
     ExamplePicker,
     heat_scale,
@@ -23,6 +22,7 @@ from grad.visualize import (
     save_examples,
     sheet,
 )
+from grad.system.errors import GradError
 
 
 def sample(folder: Path, name: str, anomalous: bool, *, masked: bool = True) -> Sample:

@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from grad.backbone import load_backbone
-from grad.calibration import calibrate
-from grad.checkpoint import ModelInfo, save_checkpoint
-from grad.folders import MODEL
-from grad.inference import Pipeline
-from grad.model import GRAD
+from grad.detector.checkpoint import ModelInfo, save_checkpoint
+from grad.detector.engine import Pipeline
+from grad.features.backbone import load_backbone
+from grad.model.grad import GRAD
+from grad.score.thresholds import calibrate
+from grad.system.run_folder import MODEL
 
 BACKBONE = "test_resnet"  # a model of timm with 0.5 million parameters
 SIZE = 32

@@ -3,7 +3,7 @@
 Each function here makes a model, trains it on good images, and returns it with the mean loss of its
 last epoch. The models turn feature maps into score maps (``loss_and_score``), and everything after
 that, from the anomaly map to the metrics, is the same for all. ``context`` is how many channels of
-the features are context (:attr:`grad.backbone.Backbone.context`).
+the features are context (:attr:`grad.features.backbone.Backbone.context`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from accuracy.rows import Method
-from grad.config import TrainConfig
-from grad.features import Features
-from grad.model import GRAD
-from grad.training import Schedule, fit
+from grad.features.compute import Features
+from grad.model.grad import GRAD
+from grad.train.loop import Schedule, fit
+from grad.train.options import TrainConfig
 
 BANK_ENTRIES = 4000  # of each class
 UNIAD_RATE = 1e-4

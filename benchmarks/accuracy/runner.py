@@ -16,15 +16,16 @@ from rich.console import Console
 from accuracy.methods import METHODS, count_flops
 from accuracy.rows import Row
 from accuracy.store import Result, Store, data_digest
-from grad.backbone import Backbone, load_backbone
-from grad.config import TrainConfig
-from grad.data import Dataset, few_shot, find_dataset
-from grad.devices import choose_precision, find_device
-from grad.evaluation import evaluate
-from grad.features import Features, compute_features, default_cache
-from grad.metrics import summarize
-from grad.settings import ModelSettings
-from grad.size import count_parameters
+from grad.data.layouts import find_dataset
+from grad.data.samples import Dataset, few_shot
+from grad.features.backbone import Backbone, load_backbone
+from grad.features.compute import Features, compute_features, default_cache
+from grad.model.settings import ModelSettings
+from grad.model.size import count_parameters
+from grad.score.dataset import evaluate
+from grad.score.metrics.classes import summarize
+from grad.system.devices import choose_precision, find_device
+from grad.train.options import TrainConfig
 
 
 @dataclass(frozen=True)

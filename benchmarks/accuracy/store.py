@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grad.data import Dataset
-from grad.files import replacing
+from grad.data.samples import Dataset
+from grad.system.files import replacing
 
 _FORMAT = "grad-row/2"  # part of every key: raise it when training or scoring changes its meaning
 

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grad.data import Sample, load_image, load_mask
-from grad.errors import GradError
-from grad.metrics import ClassMetrics, ClassReport, summarize
-from grad.presets import Preset
+from grad.data.images import load_image, load_mask
+from grad.data.samples import Sample
+from grad.model.presets import Preset
+from grad.score.metrics.classes import ClassMetrics, ClassReport, summarize
+from grad.system.errors import GradError
 
 BATCH = 16  # images that are predicted at once
 

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from grad.backbone import Backbone, load_backbone
-from grad.data import Sample, load_image
+from grad.data.images import load_image
+from grad.data.samples import Sample
+from grad.features.backbone import Backbone, load_backbone
 from peers.base import PeerOptions, PeerUnavailable
 
 PADIM_CHANNELS = 100  # kept at random, as the paper keeps of a ResNet-18

@@ -11,13 +11,13 @@ from accuracy.methods import METHODS
 from accuracy.rows import Method
 from torch import Tensor, nn
 
-from grad.backbone import load_backbone
-from grad.config import TrainConfig
-from grad.data import Sample
-from grad.devices import choose_precision, find_device
-from grad.features import compute_features
-from grad.presets import PRESETS, Preset
-from grad.scoring import anomaly_map, image_score
+from grad.data.samples import Sample
+from grad.features.backbone import load_backbone
+from grad.features.compute import compute_features
+from grad.model.presets import PRESETS, Preset
+from grad.score.anomaly_map import anomaly_map, image_score
+from grad.system.devices import choose_precision, find_device
+from grad.train.options import TrainConfig
 from peers.base import PeerOptions
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from grad.data.picture import Picture, as_floats
-from grad.errors import GradError
+from grad.system.errors import GradError
 
 _ORIENTATION_TAG = 0x0112
 # Formats that Pillow registers but can't decode on its own.

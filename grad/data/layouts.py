@@ -16,7 +16,7 @@ from grad.data.images import UnreadableImage, image_size, image_suffixes
 from grad.data.samples import GOOD, Dataset, Sample, check_classes
 from grad.data.scan import Reader, Samples, Scan, entries, is_visible
 from grad.data.visa import TABLE, visa_readers
-from grad.errors import GradError
+from grad.system.errors import GradError
 
 _MASK_ENDING = "_mask"
 _EXPECTED = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from grad.errors import GradError
+from grad.system.errors import GradError
 
 GOOD = "good"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from grad.data.images import image_suffixes
 from grad.data.samples import Sample
-from grad.errors import GradError
+from grad.system.errors import GradError
 
 
 @dataclass

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from grad.data.samples import Dataset
-from grad.progress import print_line
+from grad.system.progress import print_line
 
 
 def show_dataset(dataset: Dataset, console: Console) -> None:

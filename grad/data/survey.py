@@ -87,7 +87,7 @@ def image_facts(path: Path) -> ImageFacts:
     """Decode an image and describe it.
 
     Raises:
-        UnreadableImage: as for :func:`grad.data.load_image`.
+        UnreadableImage: as for :func:`grad.data.images.load_image`.
     """
     picture = load_picture(path)
     with Image.open(path) as image:  # its header, as the picture is in colour whatever it was

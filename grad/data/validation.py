@@ -7,7 +7,7 @@ from pathlib import Path
 
 from grad.data.images import image_suffixes
 from grad.data.samples import Sample
-from grad.errors import GradError
+from grad.system.errors import GradError
 
 # Where the good images of a class may lie below its folder; the first that has some counts.
 _PLACES = ("validation/good", "train/good", "good", "")

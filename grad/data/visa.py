@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from grad.data.samples import Sample
 from grad.data.scan import Reader, Samples, Scan, count, order
-from grad.errors import GradError
+from grad.system.errors import GradError
 
 TABLE = Path("split_csv", "1cls.csv")
 _COLUMNS = ("object", "split", "label", "image", "mask")

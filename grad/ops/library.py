@@ -21,8 +21,8 @@ from types import ModuleType
 
 import torch
 
-from grad._digest import digest
-from grad.errors import GradError
+from grad.ops.source_digest import digest
+from grad.system.errors import GradError
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SOURCES = PACKAGE.parent / "csrc"  # only in a source tree

@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from grad.data import Sample, load_mask
-from grad.features import Features
-from grad.model import GRAD
-from grad.mosaic import Mosaic
-from grad.tiling import Tiling
+from grad.data.images import load_mask
+from grad.data.mosaic import Mosaic
+from grad.data.samples import Sample
+from grad.data.tiling import Tiling
+from grad.features.compute import Features
+from grad.model.grad import GRAD
 
 IMAGES = 1200  # looked at, each a point of the global grid
 PIXELS = 4000  # points of the local grid

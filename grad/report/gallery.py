@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from grad.data import Sample, UnreadableImage, load_image, load_mask
-from grad.data.images import image_size
+from grad.data.images import UnreadableImage, image_size, load_image, load_mask
+from grad.data.samples import Sample
 
 LIMIT = 1000  # images shown
 HEAT_SIDE = 56  # pixels; maps hold nothing finer, as they were smoothed

@@ -9,9 +9,9 @@ from typing import Any
 import timm
 import torch
 
-from grad.metrics import METRICS
 from grad.report.contents import ModelPart
-from grad.version import __version__
+from grad.score.metrics.classes import METRICS
+from grad.system.version import __version__
 
 _UNDEFINED = "\N{EN DASH}"
 

@@ -16,14 +16,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from rich.console import Console
 
-from grad.errors import GradError
-from grad.files import replacing
-from grad.progress import Progress
-from grad.records import ImageRecord
 from grad.report import tables
 from grad.report.contents import About, ModelPart
-from grad.report.data import page_data, set_thresholds
 from grad.report.gallery import Gallery
+from grad.report.page_data import page_data, set_thresholds
+from grad.score.records import ImageRecord
+from grad.system.errors import GradError
+from grad.system.files import replacing
+from grad.system.progress import Progress
 
 # In this order they are one style sheet and one script.
 _STYLES = ("base.css", "tables.css", "plots.css", "gallery.css", "media.css")

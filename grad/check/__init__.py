@@ -1,0 +1,1 @@
+"""``grad check``: a folder of images, looked at before anything is trained."""

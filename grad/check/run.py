@@ -1,0 +1,134 @@
+"""``check``: a folder of images, looked at before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from grad.check.__main__ import CheckOptions
+from grad.check.findings import examine
+from grad.data.layouts import survey_dataset
+from grad.data.samples import Dataset, Sample, held_out_count
+from grad.data.summary import show_dataset
+from grad.data.survey import Survey, survey_images
+from grad.data.validation import find_validation
+from grad.system.devices import default_workers
+from grad.system.errors import GradError
+from grad.system.progress import Progress, print_line
+
+
+def check(options: CheckOptions, console: Console) -> None:
+    """Show what a folder holds, what would be trained, what is wrong and how to mend it.
+
+    Args:
+        options: the folder, and how it is to be used.
+        console: where all that is shown.
+
+    Raises:
+        GradError: it can't be trained; what is to be mended first was shown.
+    """
+    dataset, problems = survey_dataset(options.data, options.class_names())
+    files = len(dataset.train) + len(dataset.test) + sum(s.mask is not None for s in dataset.test)
+    workers = options.workers or default_workers()
+    with Progress(console, "images", files) as progress:
+        survey = survey_images(dataset, workers, progress.advance)
+    findings = examine(dataset, survey, options.image_size)
+    validation, lack = _validation(options, dataset)
+    errors = [*problems, *findings.errors, *lack]
+    show_dataset(dataset, console)
+    if dataset.classes:
+        console.print(_image_table(dataset, survey))
+    kept = _kept(dataset, survey, validation, options)
+    if not errors:
+        _show_plan(dataset, survey, kept, options, console)
+    for text in findings.warnings:
+        print_line(f"Odd: {text}", "yellow", console)
+    for text in errors:
+        print_line(f"Wrong: {text}", "red", console)
+    if errors:
+        things = "1 thing is" if len(errors) == 1 else f"{len(errors)} things are"
+        raise GradError(f"--data {options.data} can't be trained: {things} wrong, see above.")
+
+
+def _validation(
+    options: CheckOptions, dataset: Dataset
+) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """Further good images, or why they can't be had."""
+    if options.validation is None:
+        return (), ()
+    try:
+        return find_validation(options.validation, dataset.classes, dataset.train), ()
+    except GradError as error:
+        return (), (str(error),)
+
+
+def _image_table(dataset: Dataset, survey: Survey) -> Table:
+    """A row a class: sizes and kinds of its images."""
+    table = Table("class", "pixels", "colours", title="Images", title_justify="left")
+    for name in dataset.classes:
+        members = [s for s in dataset.train + dataset.test if s.class_name == name]
+        facts = [survey.images[s.path] for s in members if s.path in survey.images]
+        if facts:
+            sizes = sorted({(f.size[1], f.size[0]) for f in facts}, key=lambda s: s[0] * s[1])
+            ends = dict.fromkeys((sizes[0], sizes[-1]))
+            text = " to ".join(f"{width} x {height}" for width, height in ends)
+            table.add_row(name, text, _joined({f.kind for f in facts}))
+    return table
+
+
+def _kept(
+    dataset: Dataset, survey: Survey, validation: Iterable[Sample], options: CheckOptions
+) -> dict[str, int]:
+    """How many images of each class serve for thresholds alone."""
+    further = [sample.class_name for sample in validation]
+    if further:
+        return {name: further.count(name) for name in dataset.classes}
+    return {
+        name: held_out_count(
+            sum(s.class_name == name and s.path in survey.images for s in dataset.train),
+            options.calibration_share,
+        )
+        for name in dataset.classes
+    }
+
+
+def _show_plan(
+    dataset: Dataset,
+    survey: Survey,
+    kept: Mapping[str, int],
+    options: CheckOptions,
+    console: Console,
+) -> None:
+    """What ``grad train`` would do with the folder."""
+    readable = sum(sample.path in survey.images for sample in dataset.train)
+    learned = readable - (0 if options.validation else sum(kept.values()))
+    classes = len(dataset.classes)
+    chosen = f" --classes {options.classes}" if options.classes else ""
+    rate = options.false_alarm_rate
+    lines = [
+        f"grad train --data {options.data}{chosen} would train one model for "
+        f"{'1 class' if classes == 1 else f'{classes} classes'}: {learned} good images to learn "
+        f"from, {sum(kept.values())} for thresholds, {len(dataset.test)} to test on.",
+    ]
+    none = [name for name, count in kept.items() if not count]
+    if none:
+        lines.append(
+            f"Thresholds of {_joined(none)} would come from the images that are learned from, as "
+            "there are too few to keep some out: add images or give --validation DIR."
+        )
+    some = {name: count for name, count in kept.items() if count}
+    if some and min(some.values()) + 1 < 1 / rate:
+        counts = ", ".join(f"{name} {count}" for name, count in some.items())
+        lines.append(
+            f"For a false-alarm rate of {rate:.2%} by rank alone a class needs at least "
+            f"{round(1 / rate) - 1} images for thresholds ({counts}): with fewer, thresholds are "
+            "fitted to the scores of the images learned from, corrected by these."
+        )
+    for line in lines:
+        print_line(line, None, console)
+
+
+def _joined(words: Iterable[str]) -> str:
+    return ", ".join(sorted(words))

@@ -1,0 +1,303 @@
+"""``model.safetensors``: weights, and in its metadata everything that predicting needs.
+
+Tensors ``model.*`` are GRAD's, ``backbone.*`` those of the frozen backbone, so that a model file
+needs nothing else. Tensors and JSON only: reading a checkpoint never runs code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from grad.features.backbone import Backbone, restore_backbone
+from grad.model.grad import GRAD
+from grad.score.thresholds import Calibration
+from grad.system.errors import GradError
+from grad.system.files import replacing
+from grad.system.run_folder import MODEL
+from grad.system.version import __version__
+
+# Of models without and with statistics, whose tensors are others since the third.
+_FORMATS = {False: "grad-model/2", True: "grad-model/3"}
+
+_MODEL, _BACKBONE = "model.", "backbone."
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What predicting needs beside the networks and the calibration.
+
+    Attributes:
+        backbone: its name, as :func:`grad.features.backbone.load_backbone` takes it.
+        backbone_maps, backbone_inner: which of its feature maps are used, see
+            :class:`grad.features.backbone.Backbone`.
+        backbone_fingerprint: of the weights that the model was trained on; others don't fit.
+        image_size: side of the square that images are resized to, in pixels.
+        mean, std: the backbone's normalisation of the three colour channels.
+        classes: what the model was trained on.
+        epochs: completed epochs.
+        tile, overlap: what it learned from (:class:`grad.data.tiling.Tiling`); None: whole images.
+        grad_version: the version that trained it.
+    """
+
+    backbone: str
+    backbone_maps: tuple[int, ...]
+    backbone_fingerprint: str
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+    epochs: int
+    tile: int | None = None
+    overlap: int | None = None
+    backbone_inner: bool = False
+    grad_version: str = __version__
+
+    @classmethod
+    def of(
+        cls,
+        backbone: Backbone,
+        *,
+        image_size: int,
+        classes: Sequence[str],
+        epochs: int,
+        tile: int | None = None,
+        overlap: int | None = None,
+    ) -> ModelInfo:
+        """What belongs to a model that was trained on this backbone's features."""
+        return cls(
+            backbone=backbone.name,
+            backbone_maps=tuple(backbone.maps),
+            backbone_inner=backbone.inner,
+            backbone_fingerprint=backbone.fingerprint,
+            image_size=image_size,
+            mean=tuple(backbone.mean.flatten().tolist()),
+            std=tuple(backbone.std.flatten().tolist()),
+            classes=tuple(classes),
+            epochs=epochs,
+            tile=tile,
+            overlap=overlap,
+        )
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """The content of a model file, ready to predict (evaluation mode).
+
+    Attributes:
+        model: GRAD.
+        backbone: images to the feature maps that ``model`` takes.
+        info: what belongs to them.
+        calibration: thresholds; None for a run that was interrupted before it had any.
+    """
+
+    model: GRAD
+    backbone: Backbone
+    info: ModelInfo
+    calibration: Calibration | None
+
+
+def save_checkpoint(
+    path: Path,
+    model: GRAD,
+    backbone: Backbone,
+    info: ModelInfo,
+    calibration: Calibration | None = None,
+) -> None:
+    """Write a model; the file is whole or not there.
+
+    Raises:
+        GradError: the file can't be written.
+    """
+    tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    tensors |= {_BACKBONE + name: tensor for name, tensor in backbone.state_dict().items()}
+    metadata = {
+        "format": _FORMATS[model.statistics is not None],
+        "model": json.dumps(asdict(model.settings)),
+        "info": json.dumps(asdict(info)),
+        "calibration": json.dumps(None if calibration is None else calibration.to_json()),
+    }
+    _write(path, {k: t.detach().cpu().contiguous() for k, t in tensors.items()}, metadata)
+
+
+def save_calibration(path: Path, calibration: Calibration) -> None:
+    """Exchange the thresholds in a model file; its weights stay as they are.
+
+    Raises:
+        GradError: as :func:`load_checkpoint`; the file can't be written.
+    """
+    metadata, tensors = _read(path)
+    _write(path, tensors, metadata | {"calibration": json.dumps(calibration.to_json())})
+
+
+def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> LoadedModel:
+    """Read a model and everything that it needs; nothing is downloaded.
+
+    Args:
+        path: a model file, or the folder of a run that holds ``model.safetensors``.
+        device: where both networks go.
+
+    Raises:
+        GradError: no such file; no GRAD checkpoint; a damaged one; one of another format; a
+            backbone that the installed timm does not have.
+    """
+    path = model_file(path)
+    metadata, tensors = _read(path)
+    with _explained(path):
+        info, calibration = _info(metadata), _calibration(metadata)
+        with torch.random.fork_rng(devices=[]):  # what is initialised here is overwritten
+            model = GRAD.from_preset(**json.loads(metadata["model"]))
+        # assign=False: values go into the channels_last memory that from_preset has chosen.
+        model.load_state_dict(_under(_MODEL, tensors))
+        state = _under(_BACKBONE, tensors)
+        backbone = restore_backbone(
+            info.backbone, info.backbone_maps, state, inner=info.backbone_inner
+        )
+    if backbone.fingerprint != info.backbone_fingerprint:
+        raise GradError(
+            f"The model {path} is damaged (the weights of its backbone are not those that it was "
+            "trained on): copy or train it again."
+        )
+    return LoadedModel(model.eval().to(device), backbone.to(device), info, calibration)
+
+
+def load_calibration(path: Path) -> tuple[ModelInfo, Calibration | None]:
+    """What a model file says about itself and its thresholds; no weights are read.
+
+    Raises:
+        GradError: as :func:`load_checkpoint`.
+    """
+    with _opened(path) as file, _explained(path):
+        metadata = file.metadata()
+        return _info(metadata), _calibration(metadata)
+
+
+def model_file(path: Path | str) -> Path:
+    """The model file that a path means: itself, or the one in the folder of a run.
+
+    Raises:
+        GradError: there is none, or there are several (``--separate``).
+    """
+    files = model_files(path)
+    if len(files) > 1:
+        names = ", ".join(file.parent.name for file in files[:5])
+        raise GradError(f"{path} holds one model a class: give one of its folders, {names}.")
+    return files[0]
+
+
+def model_files(path: Path | str) -> list[Path]:
+    """The model files that a path means: itself, the one in a run's folder, or one a class there.
+
+    Raises:
+        GradError: there is none.
+    """
+    path = Path(path).expanduser()
+    try:
+        if path.is_dir():
+            own = path / MODEL
+            files = [own] if own.is_file() else sorted(path.glob(f"*/{MODEL}"))
+            if not files:
+                raise GradError(f"The folder {path} holds no {MODEL}: train first.")
+            return files
+        if not path.is_file():
+            raise GradError(f"The model {path} does not exist: give the {MODEL} of a run.")
+    except PermissionError as error:
+        raise GradError(f"The model {path} can't be read ({error.strerror}).") from error
+    return [path]
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a file in this format."""
+    with _opened(path) as file:
+        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A file in this format, open for reading by name."""
+    _refuse_pickle(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            with _explained(path):
+                _check_format(path, metadata)
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise GradError(
+            f"The model {path} is damaged or no safetensors file ({error}): copy or train it again."
+        ) from error
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What goes wrong with a header or with weights that don't fit it, as a sentence."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise GradError(
+            f"The model {path} has a header that does not fit its weights ({reason}): "
+            "copy or train it again."
+        ) from error
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # its way to report a full disk
+            raise OSError(str(error)) from error
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose name begins with a prefix, under their name without it."""
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _info(metadata: dict[str, str]) -> ModelInfo:
+    fields: dict[str, Any] = json.loads(metadata["info"])
+    for name in ("backbone_maps", "mean", "std", "classes"):
+        fields[name] = tuple(fields[name])
+    return ModelInfo(**fields)
+
+
+def _calibration(metadata: dict[str, str]) -> Calibration | None:
+    fields = json.loads(metadata["calibration"])
+    return None if fields is None else Calibration.from_json(fields)
+
+
+def _check_format(path: Path, metadata: dict[str, str]) -> None:
+    found = metadata.get("format")
+    if found is None:
+        raise GradError(
+            f"{path} is a safetensors file, but no GRAD model: give the {MODEL} of a run."
+        )
+    expected = _FORMATS[bool(json.loads(metadata["model"]).get("statistics"))]
+    if found != expected:
+        raise GradError(
+            f"The model {path} has format {found}, this GRAD {__version__} reads {expected}: "
+            "use the version of GRAD that wrote it, or train again."
+        )
+
+
+def _refuse_pickle(path: Path) -> None:
+    """A PyTorch file is a pickle, plain (first byte 0x80) or in a zip archive."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise GradError(f"The model {path} can't be read ({error.strerror}).") from error
+    if start == b"PK" or (start[:1] == b"\x80" and start[1:] < b"\x06"):
+        raise GradError(
+            f"{path} is a pickle or an archive, which can run code when it is read: GRAD reads "
+            f"only the {MODEL} of its own runs."
+        )

@@ -1,0 +1,137 @@
+"""``Result``: what was found in an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from grad.data.picture import Picture, as_floats
+from grad.data.sources import Item
+from grad.report.examples import overlay
+from grad.score.thresholds import Threshold, calibrated
+from grad.system.errors import GradError
+
+_OVERLAY = 1024  # pixels, longest side
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found in an image.
+
+    Attributes:
+        name: the image's path, or its place in a list, batch or video.
+        class_name: the class that it was judged as; None: a class that was not stated.
+        score: raw; higher is more anomalous.
+        anomaly_map: raw; (S, S) float32 on the CPU, S the model's image size. Of an image that was
+            cut into tiles (h, w), the image's own size.
+        size: (h, w) of the image, upright, in pixels.
+        limit: the threshold for images and map values; None where the model has none.
+    """
+
+    name: str
+    class_name: str | None
+    score: float
+    anomaly_map: Tensor = field(repr=False)
+    size: tuple[int, int]
+    limit: Threshold | None = field(repr=False)
+    item: Item = field(repr=False)
+    decoded: Picture | None = field(default=None, repr=False)
+
+    @property
+    def threshold(self) -> float:
+        """Scores above are anomalous.
+
+        Raises:
+            GradError: the model has no thresholds; so do ``value``, ``is_anomalous``, ``mask``.
+        """
+        return self._limit().image
+
+    @property
+    def value(self) -> float:
+        """The calibrated score: 0.1 for a typical good image, 0.5 at the threshold, below 1."""
+        limit = self._limit()
+        return calibrated(self.score, limit.image_typical, limit.image)
+
+    @property
+    def is_anomalous(self) -> bool:
+        """The verdict."""
+        return self.score > self._limit().image
+
+    @property
+    def mask(self) -> Tensor:
+        """Where the map is above its threshold; bool, of the anomaly map's shape."""
+        return self.anomaly_map > self._limit().pixel
+
+    def mask_of_image(self) -> Tensor:
+        """The mask in the image's own size: (h, w) bool, from the map resized bilinearly."""
+        limit, values = self._limit(), self.anomaly_map[None, None]
+        resized = F.interpolate(values, size=self.size, mode="bilinear")[0, 0]
+        return resized > limit.pixel
+
+    @property
+    def picture(self) -> Picture:
+        """The image, decoded again where only its path is known.
+
+        Raises:
+            GradError: it can't be read any more.
+        """
+        return self.item.picture() if self.decoded is None else self.decoded
+
+    @property
+    def image(self) -> Image.Image:
+        """The image in its own size, upright, as 8-bit RGB."""
+        return self.picture.rgb()
+
+    def overlay(self, longest: int | None = _OVERLAY) -> Image.Image:
+        """The image under its heat map.
+
+        Colours are on the calibrated scale, so they mean the same in all images; a model without
+        thresholds has a scale for each image.
+
+        Args:
+            longest: the longest side in pixels; larger images are made smaller. None: none are.
+
+        Returns:
+            RGB.
+        """
+        picture = self.picture
+        factor = 1.0 if longest is None else min(1.0, longest / max(self.size))
+        size = (max(1, round(factor * self.size[0])), max(1, round(factor * self.size[1])))
+        pixels = as_floats(picture.resize(size).tensor())
+        if self.limit is None:
+            low, high = float(self.anomaly_map.min()), float(self.anomaly_map.max())
+            return overlay(pixels, self.anomaly_map, low, high)
+        values = calibrated(self.anomaly_map, self.limit.pixel_typical, self.limit.pixel)
+        return overlay(pixels, values, 0.0, 1.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but image and map, for JSON; what needs a threshold is None without one."""
+        known = self.limit is not None
+        return {
+            "name": self.name,
+            "class_name": self.class_name,
+            "score": self.score,
+            "value": self.value if known else None,
+            "threshold": self.threshold if known else None,
+            "is_anomalous": self.is_anomalous if known else None,
+            "map_maximum": float(self.anomaly_map.max()),
+            "width": self.size[1],
+            "height": self.size[0],
+        }
+
+    def _limit(self) -> Threshold:
+        if self.limit is None:
+            raise GradError(no_thresholds(self.name))
+        return self.limit
+
+
+def no_thresholds(who: str) -> str:
+    """The sentence for a model, or an image that it judged, without a calibration."""
+    return (
+        f"{who} has no threshold, as training was interrupted before there was one: "
+        "`python -m grad.train --resume RUN` goes on, scores and maps work without."
+    )

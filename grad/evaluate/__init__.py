@@ -1,0 +1,1 @@
+"""``grad evaluate``: a model judged on other images, or by other thresholds."""

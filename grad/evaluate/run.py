@@ -1,0 +1,231 @@
+"""``assess`` judges trained models on a folder of test images; ``rejudge`` their stored records."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from grad.data.layouts import find_dataset
+from grad.data.samples import Dataset, Sample
+from grad.data.summary import show_dataset
+from grad.data.survey import check_masks
+from grad.data.tiling import tiling_of
+from grad.detector.checkpoint import (
+    LoadedModel,
+    load_calibration,
+    load_checkpoint,
+    model_files,
+    save_calibration,
+)
+from grad.evaluate.__main__ import EvaluateOptions
+from grad.features.compute import Features, compute_features, default_cache
+from grad.report.contents import About
+from grad.report.results import Results, test_settings
+from grad.report.write import update_report
+from grad.score.dataset import trained_scores, write_metrics
+from grad.score.records import read_records
+from grad.score.thresholds import Calibration, calibrate
+from grad.score.verdicts import choose_thresholds, judge, show_thresholds
+from grad.system.devices import default_workers, find_device
+from grad.system.errors import GradError
+from grad.system.run_folder import METRICS, RECORDS, REPORT, output_folder
+
+
+def assess(options: EvaluateOptions, console: Console) -> Path:
+    """Score test images with a model, or with one a class, and write results to a new folder.
+
+    Args:
+        options: ``data`` is given.
+        console: where progress and results are shown.
+
+    Returns:
+        The folder of results.
+
+    Raises:
+        GradError: something that was given is wrong; nothing half-written is left.
+    """
+    assert options.data is not None
+    files = model_files(options.model)
+    device = find_device(options.device)
+    names = options.class_names()
+    dataset = find_dataset(options.data, names, strict=options.strict, training=False)
+    if not dataset.test:
+        raise GradError(
+            f"--data {options.data} has no test images: put good ones in CLASS/test/good and "
+            "defective ones in CLASS/test/DEFECT."
+        )
+    models = [load_checkpoint(file, device) for file in files]
+    shares = _shares(models, dataset)
+    check_masks(dataset)
+    show_dataset(dataset, console)
+    with output_folder(options.out, f"{dataset.root.resolve().name}-evaluation") as out:
+        test = _features(dataset.test, models[0], options, console)
+        image_size = models[0].info.image_size
+        results = Results(exact=options.exact_metrics)
+        for file, loaded, classes in zip(files, models, shares, strict=True):
+            mine = test.of_classes(classes)
+            records = results.add(loaded.model, mine, image_size, classes, console)
+            calibration = loaded.calibration or _calibrate(loaded, dataset, options, console)
+            calibration = choose_thresholds(
+                calibration, records, options.threshold, options.false_alarm_rate
+            )
+            results.calibrations |= dict.fromkeys(classes, calibration)
+            if options.save:
+                save_calibration(file, calibration)
+        settings = {
+            "models": [str(file.absolute()) for file in files],
+            "backbone": models[0].info.backbone,
+            **test_settings(test, image_size, None),
+        }
+        results.write(
+            out, settings, _about(options, dataset, models), console, workers=_workers(options)
+        )
+        console.print(f"Results are in {out}", markup=False, highlight=False, soft_wrap=True)
+    return out
+
+
+def rejudge(options: EvaluateOptions, console: Console) -> None:
+    """Judge the stored records of a run by other thresholds; no network runs.
+
+    Writes the section ``thresholds`` of the run's metrics.json, and its models where that is asked.
+
+    Args:
+        options: ``data`` is not given.
+        console: where the results are shown.
+
+    Raises:
+        GradError: the run has no records or no thresholds; a file can't be written.
+    """
+    run = options.model.expanduser()
+    if not run.is_dir():
+        run = model_files(run)[0].parent
+    summary = _read_metrics(run / METRICS)
+    records = read_records(run / RECORDS)
+    calibrations: dict[str, Calibration] = {}
+    changed: dict[Path, Calibration] = {}
+    files = _files(options.model, summary)
+    for file in files:
+        info, calibration = load_calibration(file)
+        classes = info.classes if len(files) > 1 else tuple(summary["classes"])
+        if calibration is None:
+            raise GradError(
+                f"The model {file} has no thresholds, as its training was interrupted: give "
+                "--data DIR with good training images to make some."
+            )
+        calibration = choose_thresholds(
+            calibration,
+            [record for record in records if record.class_name in classes],
+            options.threshold,
+            options.false_alarm_rate,
+        )
+        calibrations |= {name: calibration for name in classes if name in summary["classes"]}
+        changed[file] = calibration
+    summary["thresholds"] = judge(calibrations, records)
+    write_metrics(run / METRICS, summary)
+    update_report(run / REPORT, summary)
+    if options.save:
+        for file, calibration in changed.items():
+            save_calibration(file, calibration)
+    show_thresholds(summary["thresholds"], console)
+
+
+def _shares(models: Sequence[LoadedModel], dataset: Dataset) -> list[tuple[str, ...]]:
+    """The classes that each model is tested on; a single model is tested on all.
+
+    Raises:
+        GradError: the models do not belong together, or none knows one of the classes.
+    """
+    if len(models) == 1:
+        return [dataset.classes]
+    if len({(m.info.backbone_fingerprint, m.info.image_size) for m in models}) > 1:
+        raise GradError(
+            "The models differ in their backbone or image size: evaluate one after the other."
+        )
+    known = {name for loaded in models for name in loaded.info.classes}
+    unknown = [name for name in dataset.classes if name not in known]
+    if unknown:
+        raise GradError(
+            f"No model was trained on class {unknown[0]} of {dataset.root}, only on "
+            f"{', '.join(sorted(known))}: choose with --classes."
+        )
+    return [tuple(n for n in loaded.info.classes if n in dataset.classes) for loaded in models]
+
+
+def _features(
+    samples: Sequence[Sample], loaded: LoadedModel, options: EvaluateOptions, console: Console
+) -> Features:
+    return compute_features(
+        samples,
+        loaded.backbone,
+        loaded.info.image_size,
+        cache=options.cache or default_cache(),
+        tiling=tiling_of(loaded.info.tile, loaded.info.overlap),
+        device=next(loaded.model.parameters()).device,
+        workers=_workers(options),
+        strict=options.strict,
+        console=console,
+    )
+
+
+def _workers(options: EvaluateOptions) -> int:
+    return options.workers or default_workers()
+
+
+def _about(options: EvaluateOptions, dataset: Dataset, models: Sequence[LoadedModel]) -> About:
+    """What the report says of the evaluation."""
+    info = models[0].info
+    return About(
+        f"{dataset.root.resolve().name}, evaluation",
+        {
+            "data": f"{dataset.root} ({dataset.layout} layout)",
+            "model from": str(options.model),
+            "trained on": ", ".join(name for loaded in models for name in loaded.info.classes),
+            "epochs": str(info.epochs),
+            "backbone": f"{info.backbone}, images at {info.image_size} x {info.image_size}",
+        },
+        dataclasses.asdict(options),
+        dataset.notes,
+    )
+
+
+def _calibrate(
+    loaded: LoadedModel, dataset: Dataset, options: EvaluateOptions, console: Console
+) -> Calibration:
+    """Thresholds for a model that has none, from the folder's good training images."""
+    good = [sample for sample in dataset.train if sample.class_name in loaded.info.classes]
+    if not good:
+        raise GradError(
+            f"The model {options.model} has no thresholds, as its training was interrupted, and "
+            f"--data {options.data} has no good training images of its classes to make some from."
+        )
+    features = _features(good, loaded, options, console)
+    info = loaded.info
+    scores, maxima = trained_scores(loaded.model, features, info.image_size, info.classes, console)
+    return calibrate(scores, maxima, dict.fromkeys(scores, "training"))
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    try:
+        summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not summary["classes"]:
+            raise ValueError("it has no classes")
+    except FileNotFoundError:
+        raise GradError(
+            f"{path} does not exist: the run was not evaluated; give --data DIR to do so."
+        ) from None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise GradError(
+            f"{path} can't be read ({error}): evaluate again with --data DIR."
+        ) from None
+    return summary
+
+
+def _files(run: Path, summary: dict[str, Any]) -> list[Path]:
+    """The models of a run; of the results of an evaluation those that were evaluated."""
+    evaluated = summary.get("settings", {}).get("models", [])
+    return [Path(file) for file in evaluated] or model_files(run)

@@ -1,0 +1,1 @@
+"""From pictures to feature maps: the frozen backbone, and what it computed, kept on disk."""

@@ -1,0 +1,431 @@
+"""The frozen backbone sees each image once: its features, computed in batches and kept on disk.
+
+Each class of a split is one file (:mod:`grad.features.store`), float16 (N, H, W, C), with a row an
+image, or a row for each of the tiles that images are cut into: EfficientNets'
+features stay far below what float16 holds, and it has three more bits of precision than bfloat16.
+The key, the file's name, is a digest of the backbone, the image size and the content of every
+image. ``SEEN.key`` remembers the key of a list of images that nobody has touched since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby, islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from grad.data.images import UnreadableImage, image_size, load_image, load_picture
+from grad.data.mosaic import Mosaic
+from grad.data.picture import as_floats
+from grad.data.samples import Sample
+from grad.data.tiling import Tiling
+from grad.features.store import FORMAT, FeatureFile, Maps, StoredMaps
+from grad.system import distributed
+from grad.system.errors import GradError
+from grad.system.files import claimed, remove_leftovers, replacing
+from grad.system.progress import Progress
+
+_BATCH = 16  # images that the backbone takes at once
+_BLOCK = 1 << 22  # bytes read at once for checksums
+_SETTLED = 2.0  # seconds without a change, after which a further one would show in a file's times
+
+
+class FeatureExtractor(Protocol):
+    """What this module needs of a backbone."""
+
+    channels: int
+    fingerprint: str
+
+    def feature_size(self, image_size: int) -> tuple[int, int]:
+        """(H, W) of the feature maps of square images."""
+        ...
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) in [0, 1] -> (B, C, H, W)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Features:
+    """Feature maps of samples, read from disk as they are asked for.
+
+    Attributes:
+        samples: the images that could be read.
+        skipped: the images that could not.
+        tiling: how images were cut into tiles, each of which has a feature map; None: they were
+            not.
+    """
+
+    samples: tuple[Sample, ...]
+    skipped: tuple[Path, ...]
+    _maps: tuple[StoredMaps, ...]
+    _places: tuple[tuple[int, int], ...]  # of each sample: (which file, which row)
+    tiling: Tiling | None = None
+    _counts: tuple[int, ...] = ()  # rows of each sample; none given: one of each
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, C, H, W) of all of them together."""
+        _, height, width, channels = self._maps[0].shape
+        return len(self), channels, height, width
+
+    def batch(self, indices: Sequence[int], *, pinned: bool = False) -> Tensor:
+        """(B, C, H, W) float16 in channels_last memory, for samples by index.
+
+        Args:
+            indices: B of them, of which none is cut into tiles.
+            pinned: in memory from which CUDA copies while the process goes on.
+
+        Raises:
+            GradError: the cache was damaged in the meantime.
+        """
+        assert not self._counts
+        return self._read([self._places[i] for i in indices], pinned)
+
+    def tiles_of(self, index: int) -> Iterator[Tensor]:
+        """The maps of an image's tiles, row by row of the mosaic, in batches (B, C, H, W)."""
+        file, first = self._places[index]
+        rows = range(first, first + (self._counts[index] if self._counts else 1))
+        for start in range(0, len(rows), _BATCH):
+            yield self._read([(file, row) for row in rows[start : start + _BATCH]], False)
+
+    def tiles(self) -> Features:
+        """The same with each tile as a sample of its own; itself where images are whole."""
+        if not self._counts:
+            return self
+        samples: list[Sample] = []
+        places: list[tuple[int, int]] = []
+        for sample, (file, row), count in zip(
+            self.samples, self._places, self._counts, strict=True
+        ):
+            samples += [sample] * count
+            places += [(file, row + i) for i in range(count)]
+        return Features(tuple(samples), self.skipped, self._maps, tuple(places))
+
+    def _read(self, places: Sequence[tuple[int, int]], pinned: bool) -> Tensor:
+        _, height, width, channels = self._maps[0].shape
+        shape = (len(places), height, width, channels)
+        rows = torch.empty(shape, dtype=torch.float16, pin_memory=pinned)
+        for maps, (file, row) in zip(rows.numpy(), places, strict=True):
+            self._maps[file].read_into(row, maps)
+        return rows.permute(0, 3, 1, 2)
+
+    def subset(self, indices: Sequence[int]) -> Features:
+        """Those of some samples by index; nothing is copied."""
+        return replace(
+            self,
+            samples=tuple(self.samples[i] for i in indices),
+            _places=tuple(self._places[i] for i in indices),
+            _counts=tuple(self._counts[i] for i in indices) if self._counts else (),
+        )
+
+    def of_classes(self, names: Sequence[str]) -> Features:
+        """Those of some classes; nothing is copied."""
+        return self.subset([i for i, s in enumerate(self.samples) if s.class_name in names])
+
+    def digest(self) -> str:
+        """A digest of which features these are, of what images, in what order."""
+        found = hashlib.sha256()
+        for file, row in self._places:
+            found.update(f"{self._maps[file].key} {row}\n".encode())
+        return found.hexdigest()
+
+
+def default_cache() -> Path:
+    """The user's cache folder for features."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "grad" / "features"
+
+
+def compute_features(
+    samples: Sequence[Sample],
+    backbone: FeatureExtractor,
+    image_size: int,
+    *,
+    cache: Path,
+    tiling: Tiling | None = None,
+    device: torch.device | str = "cpu",
+    workers: int = 2,
+    strict: bool = False,
+    console: Console | None = None,
+) -> Features:
+    """Features of all samples: from the cache where it has them, computed otherwise.
+
+    Memory does not grow with the number of images. The files are what is used even right after they
+    were computed, so a run gives the same with a cold and a warm cache. Of several processes each
+    makes files of its own; two never write one, and neither do two runs at once.
+
+    Args:
+        samples: images, those of a class and split side by side.
+        backbone: on ``device``.
+        image_size: side of the square that images are resized to, in pixels.
+        cache: folder of the files; made where it is missing.
+        tiling: how images are cut; None: not at all.
+        device: where the backbone runs.
+        workers: threads that read and decode images.
+        strict: raise for an unreadable image instead of leaving it out.
+        console: progress and notes go here; None for silence.
+
+    Raises:
+        GradError: an unreadable image under ``strict``; a class without a single readable one; the
+            cache can't be written.
+    """
+    cache = Path(cache).expanduser()
+    groups = [list(g) for _, g in groupby(samples, key=lambda s: (s.class_name, s.split))]
+    remove_leftovers(cache, ".npy")
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        keys = distributed.shared(
+            [
+                _key(g, _base(backbone, image_size, tiling), cache, pool)
+                for g in distributed.shard(groups)
+            ]
+        )
+        cut = _Cut(image_size, tiling)
+        counts = [list(pool.map(cut.count, group)) for group in groups]
+        files = [FeatureFile(cache, key) for part in keys for key in part]
+        turns = distributed.turns(len(groups))
+        total = sum(sum(counts[i]) for turn in turns for i in turn)
+        with Progress(console, "features", total) as progress:
+            work = _Work(backbone, cut, torch.device(device), pool, progress, console)
+            for turn in turns:
+                for i in turn:
+                    work.make_sure_of(files[i], groups[i], counts[i])
+                distributed.barrier()
+    return _opened(files, groups, counts, tiling, strict, console)
+
+
+def _opened(
+    files: Sequence[FeatureFile],
+    groups: Sequence[Sequence[Sample]],
+    counts: Sequence[Sequence[int]],
+    tiling: Tiling | None,
+    strict: bool,
+    console: Console | None,
+) -> Features:
+    """All files together, without the images that could not be read, which are named."""
+    maps: list[StoredMaps] = []
+    kept: list[Sample] = []
+    places: list[tuple[int, int]] = []
+    rows: list[int] = []
+    skipped: list[Path] = []
+    for file, members, of_members in zip(files, groups, counts, strict=True):
+        stored, failures = file.open()
+        starts = list(accumulate(of_members, initial=0))[:-1]
+        unreadable = {i: failures[row] for i, row in enumerate(starts) if row in failures}
+        _report_unreadable(members, unreadable, strict, console)
+        readable = [i for i in range(len(members)) if i not in unreadable]
+        places += [(len(maps), starts[i]) for i in readable]
+        rows += [of_members[i] for i in readable]
+        kept += [members[i] for i in readable]
+        skipped += [members[i].path for i in unreadable]
+        maps.append(stored)
+    return Features(
+        tuple(kept),
+        tuple(skipped),
+        tuple(maps),
+        tuple(places),
+        tiling,
+        () if tiling is None else tuple(rows),
+    )
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Images as the backbone takes them: whole, or in tiles."""
+
+    image_size: int
+    tiling: Tiling | None
+
+    def count(self, sample: Sample) -> int:
+        """How many there are of an image; one of an image whose header can't be read."""
+        if self.tiling is None:
+            return 1
+        try:
+            return len(Mosaic.of_image(self.tiling, image_size(sample.path), self.image_size))
+        except UnreadableImage:
+            return 1
+
+    def decode(self, sample: Sample) -> list[Tensor]:
+        """All of an image, (3, S, S), floats in [0, 1] or uint8."""
+        if self.tiling is None:
+            return [load_image(sample.path, (self.image_size, self.image_size))]
+        picture = load_picture(sample.path)
+        return list(Mosaic.of_image(self.tiling, picture.size, self.image_size).cut(picture))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What it takes to make a file of features."""
+
+    backbone: FeatureExtractor
+    cut: _Cut
+    device: torch.device
+    pool: ThreadPoolExecutor
+    progress: Progress
+    console: Console | None
+
+    def make_sure_of(
+        self, file: FeatureFile, samples: Sequence[Sample], counts: Sequence[int]
+    ) -> None:
+        """Make a file unless it is there and whole; says so where it is there, but damaged."""
+        if file.damage(self.pool) != "":
+            with claimed(file.array):
+                damage = file.damage(self.pool)  # again: another process may just have made it
+                if damage and self.console is not None:
+                    self.console.print(
+                        f"The cached features {file.array} are damaged ({damage}): made again."
+                    )
+                if damage != "":
+                    side = self.cut.image_size
+                    shape = (*self.backbone.feature_size(side), self.backbone.channels)
+                    file.write((sum(counts), *shape), self._batches(samples, counts, shape))
+                    return
+        self.progress.advance(sum(counts))
+
+    def _batches(
+        self, samples: Sequence[Sample], counts: Sequence[int], shape: tuple[int, ...]
+    ) -> Iterator[tuple[Maps, dict[int, str]]]:
+        """The features of each batch; the rows of unreadable images are zero."""
+        rows, start = self._decoded(samples, counts), 0
+        while batch := list(islice(rows, _BATCH)):
+            images = {i: as_floats(row) for i, row in enumerate(batch) if isinstance(row, Tensor)}
+            maps = np.zeros((len(batch), *shape), np.float16)
+            if images:
+                with torch.inference_mode():
+                    found = self.backbone(torch.stack(list(images.values())).to(self.device))
+                maps[list(images)] = _to_float16(found)
+            yield maps, {start + i: row for i, row in enumerate(batch) if isinstance(row, str)}
+            start += len(batch)
+            self.progress.advance(len(batch))
+
+    def _decoded(self, samples: Sequence[Sample], counts: Sequence[int]) -> Iterator[Tensor | str]:
+        """For each row the image or the tile, or why there is none.
+
+        While the backbone works on one batch, images enough for the next are decoded.
+        """
+        coming = iter(zip(samples, counts, strict=True))
+        waiting: deque[tuple[int, Future[list[Tensor]]]] = deque()
+        while True:
+            while sum(count for count, _ in waiting) < 2 * _BATCH:
+                sample, count = next(coming, (None, 0))
+                if sample is None:
+                    break
+                waiting.append((count, self.pool.submit(self.cut.decode, sample)))
+            if not waiting:
+                return
+            count, future = waiting.popleft()
+            try:
+                rows: Sequence[Tensor | str] = future.result()
+            except UnreadableImage as error:
+                rows = [str(error)] * count
+            if len(rows) != count:
+                raise GradError("An image has changed its size while it was read: start again.")
+            yield from rows
+
+
+def _to_float16(maps: Tensor) -> Maps:
+    """(B, C, H, W) -> (B, H, W, C); what float16 can't hold becomes its largest value."""
+    largest = torch.finfo(torch.float16).max
+    array: Maps = maps.permute(0, 2, 3, 1).clamp(-largest, largest).half().cpu().numpy()
+    return array
+
+
+def _report_unreadable(
+    samples: Sequence[Sample], unreadable: dict[int, str], strict: bool, console: Console | None
+) -> None:
+    """Name the images that are left out, or raise."""
+    if not unreadable:
+        return
+    name, split = samples[0].class_name, samples[0].split
+    first = next(iter(unreadable.values()))
+    if strict:
+        raise GradError(f"{first.rstrip('.')} (--strict makes this an error).")
+    if len(unreadable) == len(samples):
+        raise GradError(
+            f"None of the {len(samples)} {split} images of class {name} can be read: {first}"
+        )
+    if console is not None:
+        for reason in unreadable.values():
+            console.print(reason, style="yellow", markup=False)
+        console.print(
+            f"{name}: {len(unreadable)} of {len(samples)} {split} images left out.", markup=False
+        )
+
+
+def _base(backbone: FeatureExtractor, size: int, tiling: Tiling | None) -> str:
+    """What the features of every image depend on."""
+    base = f"{FORMAT} {backbone.fingerprint} {size}"
+    return base if tiling is None else f"{base} tiles {tiling.size} {tiling.shared}"
+
+
+def _key(samples: Sequence[Sample], base: str, cache: Path, pool: ThreadPoolExecutor) -> str:
+    """A digest of everything that the features of a class depend on.
+
+    Images are read for it only where one of them, or its times, has changed since the last run.
+    """
+    start = time.time()
+    paths = [sample.path for sample in samples]
+    seen, changed = _state(base, paths)
+    memory = cache / f"{seen}.key"
+    with suppress(OSError, ValueError):
+        known = memory.read_text()
+        if len(bytes.fromhex(known)) == hashlib.sha256().digest_size:
+            return known
+    key = hashlib.sha256(base.encode())
+    for digest in pool.map(_digest_or_nothing, paths):
+        key.update(digest.encode() + b" ")
+    if changed < start - _SETTLED:
+        with suppress(GradError), replacing(memory) as temporary:
+            temporary.write_text(key.hexdigest())
+    return key.hexdigest()
+
+
+def _state(base: str, paths: Sequence[Path]) -> tuple[str, float]:
+    """A digest of what the file system knows of files, and when the last of them changed.
+
+    Whatever writes to a file sets its time of change (ctime), and nobody can set it back.
+    """
+    state, latest = hashlib.sha256(base.encode()), 0.0
+    for path in paths:
+        try:
+            found = path.stat()
+        except OSError:
+            latest = math.inf
+            continue
+        numbers = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        state.update(f"{path.absolute()} {numbers}\n".encode())
+        latest = max(latest, found.st_ctime)
+    return state.hexdigest(), latest
+
+
+def _digest_or_nothing(path: Path) -> str:
+    """The checksum of a file; of one that can't be opened, its path (reported when decoded)."""
+    try:
+        return _digest(path)
+    except OSError:
+        return f"unreadable {path}"
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""From feature maps to their normal version: lookups, fusion, refinement."""

@@ -1,0 +1,163 @@
+"""How a model's statistics are measured on the features of good images.
+
+The one place where the model meets :class:`grad.features.compute.Features`; all else sees tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from grad.features.compute import Features
+from grad.model.gaussians import Places, chosen, whitening
+from grad.model.rows import to_rows
+from grad.model.statistics import Statistics
+
+Predict = Callable[[Tensor], Tensor]
+Values = Callable[[Features], Iterator[Tensor]]
+
+_BATCH = 16  # images measured at once
+_PARTS = 5  # of a class's images, that are left out one after the other
+_SMALLEST = 1e-6  # deviation below which a channel counts as constant
+
+
+def measure_features(statistics: Statistics, features: Features) -> None:
+    """Set mean and deviation to those of good images."""
+    rows = (to_rows(maps) for maps in _batches(features, statistics.mean.device))
+    mean, covariance = _moments(rows)
+    statistics.mean.copy_(mean)
+    statistics.deviation.copy_(covariance.diagonal().sqrt())
+    statistics.deviation[statistics.deviation < _SMALLEST] = 1.0
+
+
+def measure_residuals(statistics: Statistics, predict: Predict, features: Features) -> None:
+    """Set everything else to what residuals and context of good images are like.
+
+    Args:
+        predict: feature maps to the normal version of the standardised ones; in evaluation
+            mode.
+        features: of good images.
+    """
+    _measure_classes(statistics, features)
+    for places, values in _values_measured(statistics, predict):
+        mean, covariance = _moments(to_rows(maps) for maps in values(features))
+        classes = (_together(values(some)) for some in _some_of_each_class(features))
+        places.measure((covariance + torch.outer(mean, mean)).float(), classes)
+
+
+def leaving_out(
+    statistics: Statistics, predict: Predict, features: Features, kind: int
+) -> Iterator[Sequence[int]]:
+    """Measure a class without some of its images: a fifth of them after the other.
+
+    A Gaussian of few images knows these too well. With the fifth left out it meets them as it
+    would meet new ones. At the end everything is as it was before.
+
+    Args:
+        predict: as in :func:`measure_residuals`.
+        features: of those images of the class that it was measured on.
+        kind: which class, from 0 to G - 1.
+
+    Yields:
+        Which images, by index, the Gaussians of the class do not know until the next answer.
+        A single image can't be left out.
+    """
+    images = range(len(features))
+    parts = min(_PARTS, len(images))
+    if parts == 1:
+        yield images
+        return
+    tiles = features.tiles()
+    some = tiles.subset(chosen(len(tiles)))
+    measured = [
+        (places, _together(values(some)))
+        for places, values in _values_measured(statistics, predict)
+    ]
+    before = [[part.clone() for part in places.of_class(kind)] for places, _ in measured]
+    try:
+        for part in range(parts):
+            left = images[part::parts]
+            without = {features.samples[i].path for i in left}
+            rest = [i for i, sample in enumerate(some.samples) if sample.path not in without]
+            for places, values in measured:
+                places.measure_class(kind, values[rest])
+            yield left
+    finally:
+        for (places, _), parts_before in zip(measured, before, strict=True):
+            for kept, value in zip(places.of_class(kind), parts_before, strict=True):
+                kept.copy_(value)
+
+
+def _values_measured(statistics: Statistics, predict: Predict) -> list[tuple[Places, Values]]:
+    """Gaussians, and the values of features that they are measured on, batch by batch."""
+
+    def residuals(some: Features) -> Iterator[Tensor]:
+        for maps in _batches(some, statistics.mean.device):
+            prediction = predict(maps).float()
+            yield statistics.standardise(maps)[:, : prediction.shape[1]] - prediction
+
+    def context(some: Features) -> Iterator[Tensor]:
+        for maps in _batches(some, statistics.mean.device):
+            yield statistics.standardise(maps)[:, len(statistics.residuals.whitening) :]
+
+    found: list[tuple[Places, Values]] = [(statistics.residuals, residuals)]
+    if statistics.context is not None:
+        found.append((statistics.context, context))
+    return found
+
+
+def images_measured(features: Features) -> int:
+    """How many images :func:`measure_residuals` predicts: all, and some of each class again."""
+    return len(features) + sum(len(some) for some in _some_of_each_class(features))
+
+
+def _measure_classes(statistics: Statistics, features: Features) -> None:
+    """Where the images of each class lie, and in which directions they differ."""
+    images = [
+        torch.cat(
+            [
+                statistics.standardise(m).mean(dim=(2, 3))
+                for m in _batches(some, statistics.mean.device)
+            ]
+        )
+        for some in _some_of_each_class(features)
+    ]
+    statistics.centre = torch.stack([means.mean(dim=0) for means in images])
+    within = torch.cat([m - c for m, c in zip(images, statistics.centre, strict=True)])
+    statistics.spread.copy_(whitening(within.T @ within / len(within)))
+
+
+def _together(maps: Iterator[Tensor]) -> Tensor:
+    """(B, C, H, W) batch by batch -> (N, H, W, C) float16."""
+    return torch.cat([batch.permute(0, 2, 3, 1).half() for batch in maps])
+
+
+def _some_of_each_class(features: Features) -> Iterator[Features]:
+    """Those that the Gaussians of a class are measured on, class by class."""
+    for name in sorted({sample.class_name for sample in features.samples}):
+        mine = features.of_classes([name])
+        yield mine.subset(chosen(len(mine)))
+
+
+def _batches(features: Features, device: torch.device) -> Iterator[Tensor]:
+    """All feature maps in order, (B, C, H, W) float32."""
+    with torch.no_grad():
+        for first in range(0, len(features), _BATCH):
+            indices = range(first, min(first + _BATCH, len(features)))
+            yield features.batch(indices).to(device).float()
+
+
+def _moments(parts: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean (C,) and covariance (C, C) of the rows of all parts, float64."""
+    count, total, products = 0, None, None
+    for part in parts:
+        rows = part.double()
+        count += len(rows)
+        total = rows.sum(dim=0) if total is None else total + rows.sum(dim=0)
+        product = rows.T @ rows
+        products = product if products is None else products + product
+    assert total is not None and products is not None
+    mean = total / count
+    return mean, products / count - torch.outer(mean, mean)

@@ -1,0 +1,1 @@
+"""``grad predict``: defects found in images, folders, videos and cameras."""

@@ -1,0 +1,169 @@
+"""The numbers and pictures of a report as JSON for its script, which uses the names given here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+from grad.report.contents import ModelPart
+from grad.report.coordinates import Points
+from grad.report.examples import COLORMAP, HOTTEST, OPACITY
+from grad.report.gallery import Picture
+from grad.score.records import ImageRecord
+from grad.score.thresholds import f1_limit
+
+_STEPS = 1000  # coordinates are sent as integers
+
+
+def page_data(
+    metrics: Mapping[str, Any],
+    records: Sequence[ImageRecord],
+    models: Sequence[ModelPart],
+    pictures: Sequence[Picture],
+) -> dict[str, Any]:
+    """Everything that the script draws; a class is its index in ``classes``.
+
+    Args:
+        metrics: the contents of metrics.json.
+        records: all test images.
+        models: of the run.
+        pictures: of the test images that are shown.
+    """
+    index = {name: number for number, name in enumerate(metrics["classes"])}
+    data = {
+        "classes": [_class(name, records) for name in index],
+        "images": [_image(picture, index) for picture in pictures],
+        "heat": {"colours": _colours(), "opacity": OPACITY},
+        "models": [_model(model, index) for model in models],
+    }
+    set_thresholds(data, metrics)
+    return data
+
+
+def set_thresholds(data: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
+    """Give each class of :func:`page_data` its threshold, of the section ``thresholds``.
+
+    Without that section it is the threshold of the largest F1, for a look; None where that is
+    undefined too.
+    """
+    for of_class in data["classes"]:
+        known = metrics.get("thresholds", {}).get("classes", {}).get(of_class["name"])
+        of_class["threshold"] = _threshold(known) if known else _look(of_class)
+
+
+def _class(name: str, records: Sequence[ImageRecord]) -> dict[str, Any]:
+    mine = sorted((r for r in records if r.class_name == name), key=lambda record: record.score)
+    good = [record for record in mine if not record.anomalous]
+    bad = [record for record in mine if record.anomalous]
+    return {
+        "name": name,
+        "good": [record.score for record in good],
+        "bad": [record.score for record in bad],
+        "goodMaxima": [record.map_maximum for record in good],
+        "badMaxima": [record.map_maximum for record in bad],
+    }
+
+
+def _threshold(known: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "image": known["image"],
+        "imageTypical": known["image_typical"],
+        "pixel": known["pixel"],
+        "pixelTypical": known["pixel_typical"],
+        "images": known["images"],
+    }
+
+
+def _look(of_class: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A threshold from the test images; where all are of one kind, all are called that."""
+    good, bad = of_class["good"], of_class["bad"]
+    if not good and not bad:
+        return None
+    image, image_typical = _limit(good, bad)
+    pixel, pixel_typical = _limit(of_class["goodMaxima"], of_class["badMaxima"])
+    return {
+        "image": image,
+        "imageTypical": image_typical,
+        "pixel": pixel,
+        "pixelTypical": pixel_typical,
+        "images": len(good) + len(bad),
+    }
+
+
+def _limit(good: Sequence[float], bad: Sequence[float]) -> tuple[float, float]:
+    if good and bad:
+        return f1_limit(good, bad)
+    limit = max(good) if good else 0.9 * min(bad)
+    return limit, 0.5 * limit
+
+
+def _image(picture: Picture, index: Mapping[str, int]) -> dict[str, Any]:
+    shown = picture.shown
+    return {
+        "class": index[shown.sample.class_name],
+        "file": f"{shown.sample.path.parent.name}/{shown.sample.path.name}",
+        "defect": shown.sample.defect,
+        "anomalous": shown.sample.anomalous,
+        "score": shown.score,
+        "thumbnail": picture.thumbnail,
+        "heat": picture.heat,
+        "low": _short(shown.heat.low),
+        "high": _short(shown.heat.high),
+        "mask": picture.mask,
+    }
+
+
+def _model(model: ModelPart, index: Mapping[str, int]) -> dict[str, Any]:
+    grids = model.coordinates
+    return {
+        "name": model.name,
+        "classes": [index[name] for name in model.classes],
+        "loss": [_short(value) for value in model.history.get("loss", ())],
+        "rate": [_short(value) for value in model.history.get("learning_rate", ())],
+        "local": None if grids is None or grids.local is None else _points(grids.local, index),
+        "global": None if grids is None or grids.global_ is None else _points(grids.global_, index),
+    }
+
+
+def _points(points: Points, index: Mapping[str, int]) -> dict[str, Any]:
+    planar, note = _plane(points.coords)
+    steps = np.rint(planar * _STEPS).astype(int)
+    return {
+        "x": steps[:, 0].tolist(),
+        "y": steps[:, 1].tolist() if steps.shape[1] > 1 else None,
+        "steps": _STEPS,
+        "class": [index[name] for name in points.classes],
+        "abnormal": points.abnormal.astype(int).tolist(),
+        "cells": points.resolution if points.coords.shape[1] <= 2 else None,
+        "note": note,
+    }
+
+
+def _plane(coords: NDArray[np.float32]) -> tuple[NDArray[np.float32], str]:
+    """(N, D) -> (N, 1 or 2) coordinates to draw, and what they are."""
+    dims = coords.shape[1]
+    if dims == 1:
+        return coords, "The grid has one axis; a line for each class."
+    if dims == 2:
+        return coords, "The grid's two axes."
+    centred = coords - coords.mean(axis=0)
+    _, strengths, axes = np.linalg.svd(centred, full_matrices=False)
+    variances = strengths**2
+    share = variances[:2].sum() / max(variances.sum(), 1e-30)
+    note = f"The first two principal axes of the {dims} of the grid, {share:.0%} of the variance."
+    return centred @ axes[:2].T, note
+
+
+def _colours() -> str:
+    """256 colours of the heat map from cold to hot, RRGGBB each."""
+    ramp = matplotlib.colormaps[COLORMAP](HOTTEST * np.linspace(0.0, 1.0, 256))[:, :3]
+    return (ramp * 255.0).round().astype(np.uint8).tobytes().hex()
+
+
+def _short(value: float) -> float:
+    """Six significant digits, for what is only drawn."""
+    return float(f"{value:.6g}")

@@ -1,0 +1,175 @@
+"""What a run found in its test images, gathered model by model and written to one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from grad.features.compute import Features
+from grad.features.split import TrainingSplit
+from grad.model.grad import GRAD
+from grad.model.size import describe
+from grad.report.contents import About, ModelPart
+from grad.report.coordinates import sample_coordinates
+from grad.report.examples import ExamplePicker, save_examples
+from grad.report.gallery import Gallery
+from grad.report.write import write_report
+from grad.score.dataset import MASK_RULE, evaluate, metrics_table, write_metrics
+from grad.score.metrics.classes import ClassReport, summarize
+from grad.score.records import ImageRecord, Recorder, write_records
+from grad.score.thresholds import Calibration
+from grad.score.verdicts import judge, show_thresholds
+from grad.system.run_folder import EXAMPLES, METRICS, RECORDS, REPORT
+from grad.system.version import __version__
+
+
+@dataclass
+class Results:
+    """Metrics, records and examples of one or several models.
+
+    Attributes:
+        reports: the metrics of each class.
+        calibrations: the calibration of each class's model.
+        recorder: the records of all test images.
+        picker: the best and worst of each class.
+        gallery: the images that the report shows.
+        models: of each model what only the report shows.
+        exact: whether pixel metrics are exact for any number of pixels, which are then all kept.
+    """
+
+    reports: dict[str, ClassReport] = field(default_factory=dict)
+    calibrations: dict[str, Calibration] = field(default_factory=dict)
+    recorder: Recorder = field(default_factory=Recorder)
+    picker: ExamplePicker = field(default_factory=ExamplePicker)
+    gallery: Gallery = field(default_factory=Gallery)
+    models: list[ModelPart] = field(default_factory=list)
+    exact: bool = False
+
+    def add(
+        self,
+        model: GRAD,
+        test: Features,
+        image_size: int,
+        classes: Sequence[str],
+        console: Console,
+        *,
+        train: Features | None = None,
+        history: Mapping[str, Sequence[float]] | None = None,
+    ) -> list[ImageRecord]:
+        """Evaluate a model.
+
+        Args:
+            model: trained.
+            test: test images of ``classes``.
+            image_size: side of the anomaly maps, in pixels.
+            classes: what to report on.
+            console: where progress goes.
+            train: the images that the model was trained on, where they are at hand.
+            history: a value an epoch of ``"loss"`` and the like, where it was trained just now.
+
+        Returns:
+            The records of the images.
+
+        Raises:
+            GradError: scores are NaN; a mask can't be read.
+        """
+        before = len(self.recorder.records)
+        observers = (self.recorder, self.picker, self.gallery)
+        self.reports |= evaluate(
+            model,
+            test,
+            image_size,
+            observers,
+            classes=classes,
+            exact=self.exact,
+            console=console,
+        )
+        splits = [test] if train is None else [train, test]
+        coordinates = sample_coordinates(model, splits, image_size)
+        self.models.append(ModelPart(tuple(classes), describe(model), history or {}, coordinates))
+        return self.recorder.records[before:]
+
+    def write(
+        self,
+        out: Path,
+        settings: Mapping[str, Any],
+        about: About,
+        console: Console,
+        *,
+        workers: int = 1,
+    ) -> None:
+        """Write everything to a folder and show the tables.
+
+        Args:
+            out: the folder.
+            settings: the section of that name in metrics.json.
+            about: what the report says of the run.
+            console: where progress and tables go.
+            workers: threads that decode images for the report.
+
+        Raises:
+            GradError: a file can't be written.
+        """
+        records = self.recorder.records
+        summary = summarize(self.reports) | {
+            "thresholds": judge(self.calibrations, records),
+            "settings": dict(settings),
+        }
+        write_metrics(out / METRICS, summary)
+        write_records(out / RECORDS, records)
+        save_examples(out / EXAMPLES, self.picker.examples())
+        write_report(
+            out / REPORT,
+            about,
+            metrics=summary,
+            records=records,
+            models=self.models,
+            gallery=self.gallery,
+            workers=workers,
+            console=console,
+        )
+        console.print(metrics_table(summary))
+        _show_reasons(summary, console)
+        show_thresholds(summary["thresholds"], console)
+
+
+def test_settings(test: Features, image_size: int, split: TrainingSplit | None) -> dict[str, Any]:
+    """What metrics depend on whatever the model; for the section ``settings`` of metrics.json.
+
+    Args:
+        test: the test images.
+        image_size: side of the anomaly maps, in pixels.
+        split: the images that the model was trained on; None where that was earlier.
+    """
+    images = {}
+    for name in split.classes if split else sorted({s.class_name for s in test.samples}):
+        tested = [sample for sample in test.samples if sample.class_name == name]
+        defects = [sample for sample in tested if sample.anomalous]
+        images[name] = {
+            "train": split.training_images(name) if split else 0,
+            "calibration": split.further_images(name) if split else 0,
+            "test_good": len(tested) - len(defects),
+            "test_defects": len(defects),
+            "masks": sum(sample.mask is not None for sample in defects),
+        }
+    skipped = (split.skipped if split else ()) + test.skipped
+    return {
+        "grad_version": __version__,
+        "image_size": image_size,
+        "anomaly_map_size": image_size,
+        "mask_rule": MASK_RULE,
+        "images": images,
+        "unreadable_images": len(skipped),
+    }
+
+
+def _show_reasons(summary: Mapping[str, Any], console: Console) -> None:
+    """Why there are dashes in the table, a line for each class and reason."""
+    for name, reasons in summary["reasons"].items():
+        for reason in dict.fromkeys(reasons.values()):
+            keys = ", ".join(key for key, why in reasons.items() if why == reason)
+            console.print(f"{name}: {reason} ({keys})", style="yellow", markup=False)

@@ -1,0 +1,1 @@
+"""From score maps to verdicts: anomaly maps, thresholds, metrics."""

@@ -1,0 +1,253 @@
+"""Test images to metrics and examples."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from grad.data.images import image_size, load_mask
+from grad.data.mosaic import Mosaic
+from grad.data.samples import Sample
+from grad.data.tiling import Tiling
+from grad.features.compute import Features
+from grad.model.grad import GRAD
+from grad.model.measure import leaving_out
+from grad.score.anomaly_map import anomaly_map, finish_blended, image_score, upsample
+from grad.score.metrics.classes import METRICS, ClassMetrics, ClassReport
+from grad.score.metrics.pixels import exact_pixels
+from grad.system import distributed
+from grad.system.files import replacing
+from grad.system.progress import Progress
+
+_BATCH = 16  # images scored at once
+
+MASK_RULE = "pixels above zero, resized to the anomaly map by nearest neighbour"
+
+_HEADINGS = {
+    "image_auroc": "image\nAUROC",
+    "image_ap": "\nAP",
+    "image_f1max": "\nF1max",
+    "pixel_auroc": "pixel\nAUROC",
+    "pixel_ap": "\nAP",
+    "pixel_f1max": "\nF1max",
+    "aupro_30": "AUPRO\n30 %",
+    "aupro_5": "AUPRO\n5 %",
+}
+
+
+class Observer(Protocol):
+    """What wants to see the results of an evaluation."""
+
+    def add(self, samples: Sequence[Sample], image_scores: Tensor, anomaly_maps: Tensor) -> None:
+        """Takes a batch of B samples of one class, their scores (B,) and maps (B, h, w)."""
+        ...
+
+    def merge(self, other: Any) -> None:
+        """Takes what another of its kind has seen, in another process."""
+        ...
+
+
+def evaluate(
+    model: GRAD,
+    features: Features,
+    image_size: int,
+    observers: Sequence[Observer],
+    *,
+    classes: Sequence[str],
+    exact: bool = False,
+    console: Console | None = None,
+) -> dict[str, ClassReport]:
+    """Score test images and measure, in float32 and class by class.
+
+    Anomaly maps and masks are compared at the size that images have for the backbone; those of
+    images that are cut into tiles at their own size. Several processes score a part of the images
+    each, and the main one gets to see all results.
+
+    Args:
+        model: on any device.
+        features: of test images.
+        image_size: side of the anomaly maps, in pixels.
+        observers: are offered every result; among several processes, those of the main one.
+        classes: what to report on; one without test images has a reason instead of metrics.
+        exact: whether pixel metrics are exact for any number of pixels, which are then all kept.
+        console: where progress goes; None for silence.
+
+    Returns:
+        The report of each class.
+
+    Raises:
+        GradError: scores are NaN; a mask can't be read.
+    """
+    limit = None if exact else exact_pixels(len(classes))
+    seen = observers if distributed.is_main() else copy.deepcopy(observers)
+    metrics = {name: ClassMetrics(name, exact_pixels=limit) for name in sorted(classes)}
+    mine = features.subset(distributed.shard(range(len(features))))
+    with Progress(console, "evaluation", len(mine)) as progress:
+        for samples, scores, maps in scored(model, mine, image_size):
+            for name, rows in _rows_by_class(samples).items():
+                of_class = [samples[row] for row in rows]
+                size = (maps.shape[1], maps.shape[2])
+                masks = [_mask(sample, size) for sample in of_class]
+                labels = [sample.anomalous for sample in of_class]
+                metrics[name].update(maps[rows], masks, scores[rows], labels)
+                for observer in seen:
+                    observer.add(of_class, scores[rows], maps[rows])
+            progress.advance(len(samples))
+    _merge_processes(metrics, seen)
+    return distributed.from_main(lambda: {name: m.compute() for name, m in metrics.items()})
+
+
+def _merge_processes(metrics: Mapping[str, ClassMetrics], observers: Sequence[Observer]) -> None:
+    """Give the main process's metrics and observers what the others' have seen."""
+    parts = distributed.gathered(None if distributed.is_main() else (metrics, observers))
+    for other_metrics, other_observers in filter(None, parts or ()):
+        for name, of_class in metrics.items():
+            of_class.merge(other_metrics[name])
+        for observer, other in zip(observers, other_observers, strict=True):
+            observer.merge(other)
+
+
+def scored(
+    model: GRAD, features: Features, image_size: int
+) -> Iterator[tuple[list[Sample], Tensor, Tensor]]:
+    """Samples, image scores (B,) and anomaly maps (B, image_size, image_size), batch by batch.
+
+    Of images that are cut into tiles (1, h, w) in the image's own size, one by one. In float32 on
+    the model's device; results are on the CPU.
+    """
+    device = next(model.parameters()).device
+    model.eval()
+    if features.tiling is not None:
+        yield from _scored_by_tiles(model, features, image_size, features.tiling)
+        return
+    for first in range(0, len(features), _BATCH):
+        indices = range(first, min(first + _BATCH, len(features)))
+        with torch.inference_mode():
+            _, score = model.loss_and_score(features.batch(indices).to(device).float())
+            maps = anomaly_map(score, (image_size, image_size))
+            scores = image_score(maps)
+        yield [features.samples[i] for i in indices], scores.cpu(), maps.cpu()
+
+
+def _scored_by_tiles(
+    model: GRAD, features: Features, side: int, tiling: Tiling
+) -> Iterator[tuple[list[Sample], Tensor, Tensor]]:
+    device = next(model.parameters()).device
+    for index, sample in enumerate(features.samples):
+        size = image_size(sample.path)
+
+        def maps(index: int = index) -> Iterator[Tensor]:
+            for tiles in features.tiles_of(index):
+                with torch.inference_mode():
+                    _, score = model.loss_and_score(tiles.to(device).float())
+                    yield from upsample(score, (side, side)).cpu()
+
+        anomaly_map, score = finish_blended(Mosaic.of_image(tiling, size, side).blend(maps()), size)
+        yield [sample], torch.tensor([score]), anomaly_map[None]
+
+
+def good_scores(
+    model: GRAD, features: Features, image_size: int, console: Console | None = None
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Image scores, and the largest values of the anomaly maps, of good images by class.
+
+    Several processes score a part of the images each, and all get to know all.
+    """
+    with Progress(console, "thresholds", len(features)) as progress:
+        return _by_class(_good_scores(model, features, image_size, progress))
+
+
+def trained_scores(
+    model: GRAD,
+    features: Features,
+    image_size: int,
+    classes: Sequence[str],
+    console: Console | None = None,
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """:func:`good_scores` of the images that a model was trained on.
+
+    Where it has statistics, each image is scored by Gaussians that were not measured on it
+    (:func:`grad.model.measure.leaving_out`), so that it scores much as a new one would.
+
+    Args:
+        model: as it was trained.
+        features: of images that it was trained on.
+        image_size: side of the anomaly maps, in pixels.
+        classes: all that it was trained on.
+        console: where progress goes; None for silence.
+    """
+    if model.statistics is None:
+        return good_scores(model, features, image_size, console)
+    model.eval()
+    found: list[tuple[str, float, float]] = []
+    with Progress(console, "thresholds", len(features)) as progress:
+        for kind, name in enumerate(sorted(classes)):
+            mine = features.of_classes([name])
+            for left in leaving_out(model.statistics, model, mine, kind) if len(mine) else ():
+                found += _good_scores(model, mine.subset(left), image_size, progress)
+    return _by_class(found)
+
+
+def _good_scores(
+    model: GRAD, features: Features, image_size: int, progress: Progress
+) -> list[tuple[str, float, float]]:
+    """Class, image score and largest value of the anomaly map of each image."""
+    found: list[tuple[str, float, float]] = []
+    mine = features.subset(distributed.shard(range(len(features))))
+    for samples, of_images, maps in scored(model, mine, image_size):
+        names = [sample.class_name for sample in samples]
+        largest = maps.amax(dim=(1, 2))
+        found += zip(names, of_images.tolist(), largest.tolist(), strict=True)
+        progress.advance(len(samples))
+    return [of_image for part in distributed.shared(found) for of_image in part]
+
+
+def _by_class(
+    found: Sequence[tuple[str, float, float]],
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    scores: dict[str, list[float]] = {}
+    maxima: dict[str, list[float]] = {}
+    for name, score, maximum in found:
+        scores.setdefault(name, []).append(score)
+        maxima.setdefault(name, []).append(maximum)
+    return scores, maxima
+
+
+def write_metrics(path: Path, summary: Mapping[str, Any]) -> None:
+    """Write metrics.json; the file is whole or not there."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+def metrics_table(summary: Mapping[str, Any]) -> Table:
+    """A row a class and one of means; a dash where a metric is undefined."""
+    table = Table(show_footer=len(summary["classes"]) > 1)
+    table.add_column("class", footer="mean")
+    for key in METRICS:
+        table.add_column(_HEADINGS[key], footer=_cell(summary["mean"][key]), justify="right")
+    for name, values in summary["classes"].items():
+        table.add_row(name, *(_cell(values[key]) for key in METRICS))
+    return table
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _rows_by_class(samples: list[Sample]) -> dict[str, list[int]]:
+    rows: dict[str, list[int]] = {}
+    for row, sample in enumerate(samples):
+        rows.setdefault(sample.class_name, []).append(row)
+    return rows
+
+
+def _mask(sample: Sample, size: tuple[int, int]) -> Tensor | None:
+    return None if sample.mask is None else load_mask(sample.mask, size)

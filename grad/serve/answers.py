@@ -1,0 +1,224 @@
+"""What a server says: the answer to an image, and what there is to know about the model."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Literal
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from grad.data.picture import Picture, as_floats
+from grad.report.examples import COLORMAP, HOTTEST, OPACITY, overlay
+from grad.score.thresholds import Calibration, Method, calibrated
+from grad.serve.scorer import Scorer
+from grad.serve.settings import ServeSettings
+from grad.serve.uploads import FORMATS
+from grad.system.version import __version__
+
+PICTURE = 1024  # pixels, longest side of pictures in answers
+_MOST_SCORES = 1000  # good scores of a class that /info lists; of more, evenly spaced ranks
+
+NO_CALIBRATION = (
+    "This model has no thresholds, as its training was interrupted before they were made: images "
+    "are scored, but not judged."
+)
+
+
+class AnomalyMap(BaseModel):
+    """An anomaly map as a picture."""
+
+    png: str = Field(description="16-bit grey PNG in base64, of the model's image size.")
+    low: float = Field(description="Map value of black.")
+    high: float = Field(description="Map value of white, 65535.")
+
+
+class Prediction(BaseModel):
+    """The answer to one image."""
+
+    name: str = Field(description="The file's name, where the request told one.")
+    class_name: str | None = Field(description="The class that was asked for.")
+    score: float = Field(description="Raw image score; larger is more anomalous.")
+    value: float | None = Field(description="Calibrated score in [0, 1]; 0.5 is the threshold.")
+    threshold: float | None = Field(description="Raw scores above are anomalous.")
+    is_anomalous: bool | None = Field(description="The verdict; null without a calibration.")
+    width: int = Field(description="Of the image, upright, in pixels.")
+    height: int = Field(description="Of the image, upright, in pixels.")
+    note: str | None = Field(default=None, description="Why there is no verdict.")
+    map: AnomalyMap | None = Field(default=None, description="With ?map=true.")
+    overlay: str | None = Field(
+        default=None, description="With ?overlay=true: PNG in base64, heat map over the image."
+    )
+    preview: str | None = Field(
+        default=None,
+        description="With ?preview=true: PNG in base64, the image itself.",
+    )
+
+
+class ThresholdRow(BaseModel):
+    """The threshold of a class; of images of no stated class where ``class_name`` is null."""
+
+    class_name: str | None
+    image: float = Field(description="Image scores above are anomalous.")
+    pixel: float = Field(description="Anomaly map values above are marked.")
+    image_typical: float = Field(description="Median score of good images.")
+    pixel_typical: float = Field(description="Median of good images' largest map value.")
+    images: int = Field(description="Good images that it was made from.")
+    note: str = Field(description="How it was made.")
+    good_scores: list[float] = Field(description="Their scores, ascending; at most 1,000 of them.")
+
+
+class Info(BaseModel):
+    """The model that is served, and the server's limits."""
+
+    version: str
+    model: str
+    classes: list[str]
+    backbone: str
+    image_size: int
+    device: str
+    false_alarm_rate: float | None
+    method: Method | None
+    thresholds: list[ThresholdRow]
+    note: str | None
+    max_upload_bytes: int
+    max_pixels: int
+    queue: int
+    formats: list[str]
+    colours: str = Field(
+        description="Heat map: 256 steps of red, green, blue and opacity for calibrated values "
+        "0 to 1, 1024 bytes in base64."
+    )
+
+
+class Health(BaseModel):
+    """That the server is there."""
+
+    status: Literal["ok"] = "ok"
+    version: str = __version__
+
+
+def describe(scorer: Scorer, settings: ServeSettings, name: str) -> Info:
+    """What ``/info`` says."""
+    calibration = scorer.calibration
+    return Info(
+        version=__version__,
+        model=name,
+        classes=list(scorer.classes),
+        backbone=scorer.info.backbone,
+        image_size=scorer.image_size,
+        device=str(scorer.device),
+        false_alarm_rate=calibration.false_alarm_rate if calibration else None,
+        method=calibration.method if calibration else None,
+        thresholds=_rows(calibration) if calibration else [],
+        note=None if calibration else NO_CALIBRATION,
+        max_upload_bytes=settings.max_upload_bytes,
+        max_pixels=settings.max_pixels,
+        queue=settings.queue,
+        formats=list(FORMATS),
+        colours=_base64(_colours().tobytes()),
+    )
+
+
+def judge(
+    calibration: Calibration | None,
+    name: str,
+    class_name: str | None,
+    picture: Picture,
+    score: float,
+) -> Prediction:
+    """The answer to an image, without pictures."""
+    row = calibration.threshold(class_name) if calibration else None
+    return Prediction(
+        name=name,
+        class_name=class_name,
+        score=score,
+        value=calibrated(score, row.image_typical, row.image) if row else None,
+        threshold=row.image if row else None,
+        is_anomalous=score > row.image if row else None,
+        width=picture.size[1],
+        height=picture.size[0],
+        note=None if row else NO_CALIBRATION,
+    )
+
+
+def encode_map(anomaly_map: Tensor) -> AnomalyMap:
+    """(S, S) as a 16-bit picture, from 0 to its largest value."""
+    values = anomaly_map.numpy()
+    low, high = min(0.0, float(values.min())), float(values.max())
+    levels = np.round((values - low) * (65535 / max(high - low, 1e-30))).astype(np.uint16)
+    return AnomalyMap(png=_png(Image.fromarray(levels)), low=low, high=high)
+
+
+def encode_preview(picture: Picture) -> str:
+    """The image as a PNG that every browser shows."""
+    return _png(picture.resize(_fitted(picture)).rgb())
+
+
+def encode_overlay(
+    picture: Picture, anomaly_map: Tensor, calibration: Calibration | None, class_name: str | None
+) -> str:
+    """The image under its heat map."""
+    low, high = 0.0, 1.0
+    if calibration is not None:
+        row = calibration.threshold(class_name)
+        anomaly_map = calibrated(anomaly_map, row.pixel_typical, row.pixel)
+    else:
+        low, high = float(anomaly_map.min()), float(anomaly_map.max())
+    pixels = as_floats(picture.resize(_fitted(picture)).tensor())
+    return _png(overlay(pixels, anomaly_map, low, high))
+
+
+def _rows(calibration: Calibration) -> list[ThresholdRow]:
+    rows = []
+    for name in (*calibration.classes, None):
+        threshold = calibration.threshold(name)
+        of = calibration.good_scores
+        mine = {name: of[name]} if name in of else of
+        scores = np.sort(np.concatenate([np.asarray(values) for values in mine.values()]))
+        if scores.size > _MOST_SCORES:
+            ranks = np.linspace(0, scores.size - 1, _MOST_SCORES).round().astype(int)
+            scores = scores[ranks]
+        rows.append(
+            ThresholdRow(
+                class_name=name,
+                image=threshold.image,
+                pixel=threshold.pixel,
+                image_typical=threshold.image_typical,
+                pixel_typical=threshold.pixel_typical,
+                images=threshold.images,
+                note=threshold.note,
+                good_scores=scores.tolist(),
+            )
+        )
+    return rows
+
+
+def _colours() -> NDArray[np.uint8]:
+    """The colours of :func:`grad.report.examples.overlay` as (256, 4) uint8."""
+    heat = np.linspace(0, 1, 256)
+    table = matplotlib.colormaps[COLORMAP](HOTTEST * heat)
+    table[:, 3] = OPACITY * np.sqrt(heat)
+    return np.round(255 * table).astype(np.uint8)
+
+
+def _fitted(picture: Picture) -> tuple[int, int]:
+    """(H, W) with the longest side at most PICTURE pixels."""
+    height, width = picture.size
+    factor = min(1.0, PICTURE / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def _png(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return _base64(buffer.getvalue())
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,121 @@
+"""The command line of the server: from a model file to answers."""
+
+# ruff: noqa: RUF009  (an option's default is a dataclass field, made by option)
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from grad.serve.settings import MOST_PIXELS, ServeSettings
+from grad.system.command_line import argument, option, parse_options
+from grad.system.errors import GradError
+
+TOKEN_VARIABLE = "GRAD_TOKEN"
+_PACKAGES = ("fastapi", "fastapi_offline", "prometheus_client", "python_multipart", "uvicorn")
+_DEFAULT = ServeSettings()
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """The options of ``python -m grad.serve``."""
+
+    model: Path = argument("Model file, or the folder of a run.")
+    host: str = option(_DEFAULT.host, "Address to listen at; 0.0.0.0 for the whole network.")
+    port: int = option(_DEFAULT.port, "TCP port; 0: one that is free.")
+    token: str | None = option(
+        None,
+        "Word that requests must bring; none: open to all who reach the port. GRAD_TOKEN in the "
+        "environment does the same, and the list of processes does not show it.",
+    )
+    max_upload_mb: float = option(_DEFAULT.max_upload_mb, "Largest request, in megabytes.")
+    max_pixels: int = option(
+        _DEFAULT.max_pixels, f"Largest image, in pixels; at most {MOST_PIXELS:,}."
+    )
+    queue: int = option(
+        _DEFAULT.queue, "Images accepted and not yet answered; above, requests get status 503."
+    )
+    batch_size: int = option(_DEFAULT.batch_size, "Images scored at once.")
+    max_wait_ms: float = option(
+        _DEFAULT.max_wait_ms,
+        "How long a batch that is not full waits for images that are being decoded.",
+    )
+    device: str = option("auto", "cpu, cuda, cuda:1, ...; auto: cuda where there is one.")
+    precision: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "Of the networks; auto: bfloat16 where the hardware has it."
+    )
+    false_alarm_rate: float | None = option(
+        None, "Share of good images that may be called anomalous; none: the model's own thresholds."
+    )
+
+    def settings(self) -> ServeSettings:
+        """The server's part.
+
+        Raises:
+            GradError: if a value is out of range.
+        """
+        names = {field.name for field in dataclasses.fields(ServeSettings)}
+        values = {name: value for name, value in vars(self).items() if name in names}
+        if self.token is None:
+            values["token"] = os.environ.get(TOKEN_VARIABLE)
+        return ServeSettings(**values)
+
+
+def parse(arguments: Sequence[str] | None = None) -> ServeOptions:
+    """Options from the command line.
+
+    Raises:
+        GradError: an unknown option or a wrong value.
+    """
+    return parse_options(
+        ServeOptions,
+        "serve",
+        "Serve a model: an inspection page and a REST end point.",
+        arguments,
+    )
+
+
+def run(options: ServeOptions, console: Console) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Raises:
+        GradError: an option, the model, the port, or a package that is missing.
+    """
+    settings = options.settings()
+    _check_packages()
+    from grad.detector.detector import Detector
+    from grad.serve.app import create_app
+    from grad.serve.server import announce, bind, serve
+
+    with bind(settings) as listener:  # before the model, as a port in use shows at once
+        detector = Detector.load(
+            options.model,
+            device=options.device,
+            precision=options.precision,
+            false_alarm_rate=options.false_alarm_rate,
+        )
+        detector.warm_up(settings.batch_size)
+        app = create_app(detector, settings, _title(options.model))
+        announce(settings, listener, console)
+        serve(app, listener)
+
+
+def _check_packages() -> None:
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise GradError(
+            f"grad serve needs {', '.join(missing)}: install it with "
+            'pip install "grad-anomaly[serve]", or pip install ".[serve]" in the sources.'
+        )
+
+
+def _title(model: Path) -> str:
+    """The run's name rather than model.safetensors."""
+    path = model.expanduser().resolve()
+    return path.parent.name if path.suffix else path.name

@@ -1,0 +1,89 @@
+"""A server on a socket: from binding the port to a clean end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+from rich.console import Console
+from starlette.types import ASGIApp
+
+from grad.serve.settings import ServeSettings
+from grad.system.errors import GradError
+
+_LAST_ANSWERS = 30  # seconds that accepted requests have at the end
+_IDLE = 30  # seconds that a connection without requests stays open
+
+
+def bind(settings: ServeSettings) -> socket.socket:
+    """The socket to listen on.
+
+    Raises:
+        GradError: the port is in use, not allowed, or the address is none of this machine's.
+    """
+    host, port = settings.host.strip("[]"), settings.port
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.create_server(address, family=family)
+        # asyncio does not set it for a listener made elsewhere. Without, the body of an answer
+        # waits 40 ms for the acknowledgement of its head.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
+    except OSError as error:
+        # create_server adds words of its own; getaddrinfo has numbers of its own.
+        number = error.errno or 0
+        reason = (os.strerror(number) if number > 0 else str(error.strerror)).lower()
+        raise GradError(
+            f"The server can't listen at {host} port {port} ({reason}): choose another --port or "
+            "--host, or end the program that uses it."
+        ) from error
+
+
+def url(listener: socket.socket) -> str:
+    """Where a browser on this machine finds the page."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = "localhost"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+def announce(settings: ServeSettings, listener: socket.socket, console: Console) -> None:
+    """Say where the page is, and warn where everybody may use it."""
+    where = url(listener)
+    console.print(
+        f"Inspection page: {where} (Ctrl-C ends it)", markup=False, highlight=False, soft_wrap=True
+    )
+    if settings.token is None and not settings.is_loopback:
+        console.print(
+            "Everybody who reaches this machine can use the server: give --token to ask for one.",
+            style="yellow",
+            soft_wrap=True,
+        )
+
+
+def serve(app: ASGIApp, listener: socket.socket) -> None:
+    """Answer requests until SIGINT or SIGTERM; what was accepted by then is still answered."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_IDLE,
+        timeout_graceful_shutdown=_LAST_ANSWERS,
+    )
+    # uvicorn handles both signals and then raises them again: here, that is no failure.
+    before = {sig: signal.signal(sig, _nothing) for sig in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        for sig, handler in before.items():
+            signal.signal(sig, handler)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """Ignore a signal."""

@@ -1,0 +1,169 @@
+"""Command lines from dataclasses: a field is an option, with its default and its line of help."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
+
+from grad.system.allocator import suit_large_tensors
+from grad.system.errors import GradError
+
+_Options = TypeVar("_Options")
+
+
+def option(default: Any, text: str) -> Any:
+    """A field that is an option ``--name``.
+
+    Args:
+        default: where it is not given.
+        text: its line of help.
+    """
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+def argument(text: str, *, count: str | None = None) -> Any:
+    """A field that is given by its place, in the order of the fields.
+
+    Args:
+        text: its line of help.
+        count: None for exactly one; ``"+"`` or ``"*"`` for a list, as argparse's ``nargs``.
+    """
+    return dataclasses.field(metadata={"help": text, "place": True, "count": count})
+
+
+def parse_options(
+    kind: type[_Options],
+    command: str,
+    description: str,
+    arguments: Sequence[str] | None = None,
+    *,
+    config_file: bool = False,
+) -> _Options:
+    """Options from the command line.
+
+    Args:
+        kind: a dataclass whose fields are made by :func:`option` and :func:`argument`.
+        command: the name behind ``grad`` on the command line.
+        description: a sentence for ``--help``.
+        arguments: None for those of the process.
+        config_file: whether ``--config FILE`` reads options from YAML; what comes later wins.
+
+    Raises:
+        GradError: an unknown option, a wrong value, a file that can't be read.
+        SystemExit: ``--help`` was asked for.
+    """
+    parser = _parser(kind, command, description, config_file)
+    return kind(**_parse(parser, kind, arguments))
+
+
+def given_options(
+    kind: type[Any], arguments: Sequence[str] | None = None, *, config_file: bool = False
+) -> dict[str, Any]:
+    """The values of those options alone that were given; arguments as of :func:`parse_options`."""
+    return _parse(_parser(kind, "", "", config_file), kind, arguments, defaults=False)
+
+
+def flag(name: str) -> str:
+    """The option of a field: ``batch_size`` is ``--batch-size``."""
+    return "--" + key(name).replace("_", "-")
+
+
+def key(name: str) -> str:
+    """A field in a file of options: ``global_`` has its last underscore for Python alone."""
+    return name.rstrip("_")
+
+
+def class_list(classes: str | None) -> tuple[str, ...] | None:
+    """``--classes NAME,NAME`` as names; None where it was not given.
+
+    Raises:
+        GradError: there is no name in it.
+    """
+    if classes is None:
+        return None
+    names = tuple(name.strip() for name in classes.split(",") if name.strip())
+    if not names:
+        raise GradError("--classes names no class: give NAME,NAME.")
+    return names
+
+
+def exit_code(work: Callable[[], int | None], interrupted: str = "Interrupted.") -> int:
+    """Run a command; 0 or what it returns, 2 for a user's error, 130 for Ctrl-C, which is said."""
+    suit_large_tensors()
+    try:
+        return work() or 0
+    except GradError as error:
+        if str(error):  # another process has said it
+            print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
+
+
+def _parser(kind: type[Any], command: str, description: str, config_file: bool) -> ArgumentParser:
+    parser = ArgumentParser(prog=f"grad {command}", description=description, exit_on_error=False)
+    if config_file:
+        parser.add_argument(
+            "--config", action="config", help="YAML file with options, named as below."
+        )
+    types = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        _add(parser, field, types[field.name])
+    return parser
+
+
+def _parse(
+    parser: ArgumentParser,
+    kind: type[Any],
+    arguments: Sequence[str] | None,
+    *,
+    defaults: bool = True,
+) -> dict[str, Any]:
+    try:
+        values = parser.parse_args(arguments, defaults=defaults)
+    except (ArgumentError, TypeError, ValueError, OSError) as error:
+        raise GradError(_one_sentence(str(error))) from None
+    names = [field.name for field in dataclasses.fields(kind)]
+    return {name: values[key(name)] for name in names if key(name) in values}
+
+
+def _add(parser: ArgumentParser, field: dataclasses.Field[Any], kind: Any) -> None:
+    text = field.metadata["help"]
+    if field.metadata.get("place"):
+        count = field.metadata["count"]
+        options = {} if count is None else {"nargs": count}
+        item = kind if count is None else typing.get_args(kind)[0]
+        parser.add_argument(field.name, type=item, help=text, **options)
+    elif kind is bool:
+        switch = ActionYesNo(yes_prefix="", no_prefix="no-")
+        parser.add_argument(flag(field.name), default=field.default, help=text, action=switch)
+    else:
+        parser.add_argument(flag(field.name), default=field.default, help=text, type=kind)
+
+
+_PLAIN = (  # the parser's words, and ours
+    (r'^Parser key "(\w+)":?', r"\1:"),
+    (r"^argument (--\S+?):", r"\1:"),
+    (r"<class '(?:\w+\.)*(\w+)'>", r"\1"),
+    (r"Does not validate .*? Subtypes: \[(.*), NoneType\] .* value: ", r"expected \1, got "),
+    (r"Expected an? (.*)\. Got value:", r"expected \1, got"),
+    (r"typing\.Literal(\[.*?\])", r"one of \1"),
+)
+
+
+def _one_sentence(message: str) -> str:
+    """The parser's message on one line, in the words of this package."""
+    text = " ".join(message.split())
+    for pattern, plain in _PLAIN:
+        text = re.sub(pattern, plain, text)
+    name = re.match(r"[a-z_]+(?=: (?:expected|File) )", text)
+    if name:
+        text = flag(name[0]) + text[name.end() :]
+    return f"{text.rstrip('.')}; --help lists all options."

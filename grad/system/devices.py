@@ -1,0 +1,57 @@
+"""Where to compute, in which precision, and with how many threads."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import torch
+
+from grad.system.distributed import local_device
+from grad.system.errors import GradError
+
+Precision = Literal["float32", "bfloat16"]
+
+_MOST_WORKERS = 8
+
+
+def find_device(name: str | torch.device) -> torch.device:
+    """The device of a name such as ``cpu``, ``cuda``, ``cuda:1``; ``auto``: CUDA where there is.
+
+    Of several processes (:mod:`grad.system.distributed`) ``cuda`` gives each a GPU of its own.
+
+    Raises:
+        GradError: it is not there, or no device's name.
+    """
+    chosen = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = local_device(torch.device(chosen if name == "auto" else name))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise GradError(f"--device {name} can't be used ({reason}): try --device cpu.") from error
+    return device
+
+
+def choose_precision(device: torch.device) -> Precision:
+    """bfloat16 where the hardware multiplies it natively, as emulation is many times slower.
+
+    That is CUDA from compute capability 8.0, and CPUs with AVX512-BF16 or AMX.
+    """
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if native else "float32"
+
+
+def default_workers(device: torch.device | None = None) -> int:
+    """One thread a core that this process may use, at most 8.
+
+    Args:
+        device: where the threads themselves compute; on a CPU they share torch's threads. None:
+            they only read and decode.
+    """
+    on_cpu = device is not None and device.type == "cpu"
+    cores = torch.get_num_threads() if on_cpu else len(os.sched_getaffinity(0))
+    return min(cores, _MOST_WORKERS)

@@ -1,0 +1,1 @@
+"""``grad train``: from good images to a judged model."""

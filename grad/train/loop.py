@@ -1,0 +1,260 @@
+"""``fit``: the training loop over cached features (paper, section 4.1)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from grad.features.batches import Loader, OnDevice, balanced_batches, batches
+from grad.features.compute import Features
+from grad.model.grad import GRAD
+from grad.model.grids import Grid
+from grad.model.measure import images_measured, measure_features, measure_residuals
+from grad.model.memory import Memory
+from grad.model.presets import Decay
+from grad.system import distributed
+from grad.system.devices import Precision
+from grad.system.progress import Progress
+from grad.train.loss_watch import LossWatch
+from grad.train.state import History, TrainingState
+from grad.train.step import TrainingStep
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a model is trained; the defaults are the paper's.
+
+    Args:
+        epochs: how often each image is seen.
+        batch_size: images in a step.
+        decay: how both learning rates fall: in ``steps`` to a tenth (the paper), or along half a
+            period of a ``cosine`` from their full value in the first epoch towards none.
+        drops: epochs after which they fall in steps; None for 40 % and 80 % of all epochs, rounded
+            down.
+        learning_rate: of the networks.
+        grid_learning_rate: of the grids.
+        weight_decay: of all parameters.
+        clip: largest norm of the gradient of all parameters together.
+        balance: whether an epoch draws its images so that all classes are equally likely, not each
+            image once.
+    """
+
+    epochs: int = 100
+    batch_size: int = 64
+    decay: Decay = "steps"
+    drops: tuple[int, ...] | None = None
+    learning_rate: float = 1e-3
+    grid_learning_rate: float = 1e-1
+    weight_decay: float = 1e-2
+    clip: float = 0.1
+    balance: bool = False
+
+    @property
+    def milestones(self) -> list[int]:
+        """The epochs after which the learning rates drop."""
+        drops = (self.epochs * 2 // 5, self.epochs * 4 // 5) if self.drops is None else self.drops
+        return sorted(epoch for epoch in drops if epoch > 0)
+
+    def learning_rates(self, epoch: int) -> tuple[float, float]:
+        """Of the networks and of the grids, in an epoch counted from 0."""
+        if self.decay == "cosine":
+            share = (1 + math.cos(math.pi * epoch / self.epochs)) / 2
+        else:
+            share = 0.1 ** sum(milestone <= epoch for milestone in self.milestones)
+        return self.learning_rate * share, self.grid_learning_rate * share
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What became of a training run.
+
+    Attributes:
+        history: loss, learning rate and seconds of each completed epoch.
+        interrupted: whether Ctrl-C ended it early.
+    """
+
+    history: History
+    interrupted: bool
+
+    @property
+    def epochs(self) -> int:
+        """Completed epochs."""
+        return self.history.epochs
+
+
+def fit(
+    model: GRAD,
+    features: Features,
+    schedule: Schedule,
+    *,
+    seed: int = 0,
+    precision: Precision = "float32",
+    folder: Path | None = None,
+    features_on_device: OnDevice = "auto",
+    sync_batch_norm: bool = True,
+    compile_step: bool = False,
+    console: Console | None = None,
+) -> Fit:
+    """Train a model in place, on the device where it is; the last epoch is the result.
+
+    Seeds torch's global generator, which the coordinate jitter draws from. Ctrl-C ends training
+    and leaves the model with what it has learned so far. Several processes share each batch
+    (:mod:`grad.system.distributed`), and all end with the same model.
+
+    Args:
+        model: freshly made.
+        features: of good images.
+        schedule: epochs, rates and so on.
+        seed: of the order of images and of the jitter.
+        precision: of the fusion network and the heads; bfloat16 by autocast.
+        folder: keeps the state of training after each epoch; where it holds one already, training
+            goes on from there and ends as if it had never stopped. None: nothing is kept.
+        features_on_device: see :class:`grad.features.batches.Loader`.
+        sync_batch_norm: whether batch statistics are those of all processes' images, as they would
+            be in one process, or each process has its own.
+        compile_step: whether torch compiles the network.
+        console: where progress goes; None for silence.
+
+    Raises:
+        GradError: the loss is NaN or infinite, the message names the files of the batch; the state
+            can't be written, or belongs to another training.
+    """
+    device = next(model.parameters()).device
+    optimizer = make_optimizer(model, schedule)
+    order = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    belongs_to = {"seed": seed, "data": features.digest(), "model": asdict(model.settings)}
+    with (
+        TrainingState(folder, model, optimizer, order, belongs_to) as state,
+        Progress(console, "training", schedule.epochs * len(features)) as progress,
+    ):
+        history = state.restore()
+        if model.statistics is not None and history.epochs == 0:
+            measure_features(model.statistics, features)
+        if history.epochs < schedule.epochs:
+            _report_start(console, history.epochs, schedule)
+        progress.advance(history.epochs * len(features))
+        loader = Loader(features, device, _DTYPES[precision], features_on_device)
+        step = TrainingStep(
+            model,
+            optimizer,
+            clip=schedule.clip,
+            autocast=precision == "bfloat16",
+            sync_batch_norm=sync_batch_norm,
+            compiled_for=schedule.batch_size if compile_step else None,
+        )
+        model.train()
+        interrupted = False
+        try:
+            for epoch in range(history.epochs, schedule.epochs):
+                start = time.perf_counter()
+                rates = _set_learning_rates(optimizer, schedule, epoch)
+                watch = LossWatch(device, features, epoch)
+                loss = _train_epoch(
+                    step,
+                    loader,
+                    _order_epoch(features, schedule, order),
+                    watch,
+                    progress,
+                )
+                history = history.followed_by(loss, rates[0], time.perf_counter() - start)
+                state.save(history)
+                _report_epoch(console, history, schedule, len(features))
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            model.eval()
+    _measure_residuals(model, features, console)
+    return Fit(history, interrupted)
+
+
+def _measure_residuals(model: GRAD, features: Features, console: Console | None) -> None:
+    """Measure what a trained model with statistics leaves over of good images."""
+    if model.statistics is None:
+        return
+    with Progress(console, "measuring", images_measured(features)) as progress:
+
+        def predict(maps: Tensor) -> Tensor:
+            progress.advance(len(maps))
+            normal: Tensor = model(maps)
+            return normal
+
+        measure_residuals(model.statistics, predict, features)
+
+
+def _order_epoch(features: Features, schedule: Schedule, order: torch.Generator) -> list[list[int]]:
+    if not schedule.balance:
+        return batches(len(features), schedule.batch_size, order)
+    classes = [sample.class_name for sample in features.samples]
+    return balanced_batches(classes, schedule.batch_size, order)
+
+
+def _train_epoch(
+    step: TrainingStep,
+    loader: Loader,
+    whole: Sequence[Sequence[int]],
+    watch: LossWatch,
+    progress: Progress,
+) -> float:
+    """Train on all batches, each process on its part of them; returns the mean loss."""
+    parts = [distributed.shard(batch) for batch in whole]
+    try:
+        for batch, images in zip(whole, loader.load(parts), strict=True):
+            progress.advance(len(batch), watch.add(step(images, len(batch)), batch))
+    except KeyboardInterrupt:
+        watch.check()
+        raise
+    step.finish_epoch()
+    return watch.mean()
+
+
+def make_optimizer(model: nn.Module, schedule: Schedule) -> AdamW:
+    """AdamW with a group for grids and memories (by type) and one for everything else."""
+    stores = (Grid, Memory)
+    grids = [p for m in model.modules() if isinstance(m, stores) for p in m.parameters()]
+    in_grid = {id(p) for p in grids}
+    networks = [p for p in model.parameters() if id(p) not in in_grid]
+    groups = [
+        {"params": networks, "lr": schedule.learning_rate},
+        {"params": grids, "lr": schedule.grid_learning_rate},
+    ]
+    return AdamW(groups, weight_decay=schedule.weight_decay, fused=True)
+
+
+def _set_learning_rates(optimizer: AdamW, schedule: Schedule, epoch: int) -> tuple[float, float]:
+    """Returns them: of the networks, of the grids."""
+    rates = schedule.learning_rates(epoch)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    return rates
+
+
+def _report_start(console: Console | None, completed: int, schedule: Schedule) -> None:
+    if console is not None and completed:
+        console.print(
+            f"Training goes on: {completed} of {schedule.epochs} epochs are completed.",
+            highlight=False,
+        )
+
+
+def _report_epoch(
+    console: Console | None, history: History, schedule: Schedule, images: int
+) -> None:
+    """A line an epoch where no bar can be drawn."""
+    if console is None or console.is_terminal:
+        return
+    console.print(
+        f"epoch {history.epochs}/{schedule.epochs}: loss {history.loss[-1]:.4g}, "
+        f"{images / history.seconds[-1]:,.0f} images/s",
+        highlight=False,
+    )

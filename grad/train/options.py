@@ -1,0 +1,279 @@
+"""Every option of training, with its default and its line of help."""
+
+# ruff: noqa: RUF009  (an option's default is a dataclass field, made by option)
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from grad.data.tiling import Tiling, tiling_of
+from grad.features.backbone import BUILT_IN_BACKBONE
+from grad.features.batches import OnDevice
+from grad.model.presets import Decay, JitterMode, Lookup, Parts, Preset, Refine
+from grad.model.settings import ModelSettings
+from grad.score.rates import DEFAULT_RATE, check_rate, check_share
+from grad.system.command_line import class_list, flag, given_options, key, option, parse_options
+from grad.system.errors import GradError
+from grad.system.files import replacing
+from grad.train import resume
+from grad.train.loop import Schedule
+
+# Without --data: what suits the demo set and two CPU cores. Options that were given win.
+DEMO_DEFAULTS: dict[str, Any] = {
+    "backbone": BUILT_IN_BACKBONE,
+    "preset": "grad-tiny",
+    "epochs": 40,
+    "batch_size": 8,
+    "image_size": 224,
+}
+DEFAULTS: dict[str, Any] = {"preset": "grad", "epochs": 100, "batch_size": 64, "image_size": 224}
+PLUS_IMAGE_SIZE = 320  # of the preset grad-plus, where none is given
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The options of ``python -m grad.train``, as given; :meth:`resolved` fills in what is None.
+
+    Raises:
+        GradError: if a value is out of range.
+    """
+
+    data: Path | None = option(
+        None, "Folder of images: MVTec AD or VisA layout, or good images only; none: the demo set."
+    )
+    classes: str | None = option(None, "Classes to take, as NAME,NAME; none: all of them.")
+    separate: bool = option(False, "Train one model a class, not one for all.")
+    few_shot: int | None = option(None, "Training images to take of each class; none: all.")
+    backbone: str | None = option(
+        None, "timm model; none: tf_efficientnet_b4, or the built-in one where that can't be had."
+    )
+    weights: Path | None = option(
+        None, "File with the backbone's weights (safetensors or a state dict)."
+    )
+    preset: Preset | None = option(
+        None, "Size of the fusion network; none: grad, for the demo set grad-tiny."
+    )
+    epochs: int | None = option(None, "How often each image is seen; none: 100, demo 40.")
+    batch_size: int | None = option(None, "Images in a training step; none: 64, demo 8.")
+    balance: Literal["auto", "always", "never"] = option(
+        "auto",
+        "Draw images so that all classes are seen equally often, however many images each has; "
+        "auto: with grad-plus.",
+    )
+    decay: Literal["auto", "steps", "cosine"] = option(
+        "auto",
+        "How the learning rates fall: to a tenth at --drops, or along a cosine to nothing; "
+        "auto: steps, with grad-plus cosine unless --drops is given.",
+    )
+    drops: str | None = option(
+        None,
+        "Epochs after which the learning rates drop to a tenth, as 40,80; "
+        "none: after 40 % and 80 % of all.",
+    )
+    learning_rate: float = option(1e-3, "Learning rate of the networks.")
+    grid_learning_rate: float = option(1e-1, "Learning rate of the grids.")
+    seed: int = option(0, "Seed of weights, order, jitter and the choice of few shots.")
+    device: str = option("auto", "cpu, cuda, cuda:1, ...; auto: cuda where there is one.")
+    precision: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "Of training; auto: bfloat16 where the hardware has it."
+    )
+    compile: bool = option(False, "Let torch compile the network, which takes a minute or two.")
+    features_on_device: OnDevice = option(
+        "auto", "Keep all features on the device; auto: on a GPU if half its free memory is enough."
+    )
+    sync_batch_norm: bool = option(
+        True, "Several processes: batch statistics over all of them, as in one process."
+    )
+    image_size: int | None = option(
+        None,
+        "Side of the square that images are resized to, in pixels; none: 224, with grad-plus 320.",
+    )
+    tile: int | None = option(
+        None,
+        "Learn from and judge tiles of so many pixels, not whole images, for small defects in "
+        "large images; none: whole images.",
+    )
+    overlap: int | None = option(
+        None, "Pixels that neighbouring tiles share; none: a quarter of --tile."
+    )
+    out: Path | None = option(
+        None, "Folder for the results, new or empty; none: a free name in runs/."
+    )
+    resume: Path | None = option(
+        None, "Folder of a run that stopped: go on with it, with its options; --epochs may be more."
+    )
+    cache: Path | None = option(
+        None, "Folder for features, kept for later runs; none: grad/features in the user's cache."
+    )
+    workers: int | None = option(None, "Threads that decode images; none: one a core, at most 8.")
+    calibration_share: float = option(
+        0.1, "Share of each class's good training images kept out of training, for thresholds."
+    )
+    validation: Path | None = option(
+        None, "Folder of further good images for thresholds, DIR/CLASS; none: the share above."
+    )
+    false_alarm_rate: float = option(
+        DEFAULT_RATE,
+        "Share of good images that may be called anomalous; thresholds follow from it.",
+    )
+    threshold: Literal["good", "f1"] = option(
+        "good", "Thresholds from good images, or where F1 of the test images is largest."
+    )
+    exact_metrics: bool = option(
+        False, "Keep the score of every pixel, 4 bytes each, however many there are."
+    )
+    strict: bool = option(False, "Stop at unreadable images and odd files, not leave them out.")
+    parts: Parts = option("local+global", "Which perspectives the model has.")
+    refine: Refine = option("combined", "How prediction and features are mixed.")
+    jitter: JitterMode = option(
+        "pixel", "Noise on local coordinates: a coin for each pixel, for the batch, or off."
+    )
+    local: Lookup = option(
+        "grid", "What answers each pixel: the grid, or vq or attention over --local-entries."
+    )
+    local_dims: int = option(2, "Axes of the local grid, 1 to 4.")
+    local_resolution: int = option(8, "Cells along each axis of the local grid.")
+    local_entries: int = option(64, "Entries of the local vq or attention.")
+    global_: Lookup = option(
+        "grid", "What answers each image: the grid, or vq or attention over --global-entries."
+    )
+    global_dims: int = option(2, "Axes of the global grid, 1 to 4.")
+    global_resolution: int = option(4, "Cells along each axis of the global grid.")
+    global_entries: int = option(16, "Entries of the global vq or attention.")
+
+    def __post_init__(self) -> None:
+        lowest = {
+            "few_shot": 1,
+            "epochs": 1,
+            "batch_size": 1,
+            "image_size": 16,
+            "workers": 1,
+            "seed": 0,
+            "local_resolution": 1,
+            "global_resolution": 1,
+            "local_entries": 1,
+            "global_entries": 1,
+        }
+        for name, limit in lowest.items():
+            value = getattr(self, name)
+            if value is not None and value < limit:
+                raise GradError(f"{flag(name)} {value} is too small: give {limit} or more.")
+        if self.seed >= 2**63:
+            raise GradError(f"--seed {self.seed} is too large: give less than 2^63.")
+        for name in ("local_dims", "global_dims"):
+            if getattr(self, name) not in (1, 2, 3, 4):
+                raise GradError(f"{flag(name)} must be 1, 2, 3 or 4, not {getattr(self, name)}.")
+        for name in ("learning_rate", "grid_learning_rate"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise GradError(f"{flag(name)} must be above 0, not {getattr(self, name)}.")
+        check_share(self.calibration_share)
+        check_rate(self.false_alarm_rate)
+        self.class_names()
+        self.tiling()
+        self.drop_epochs()
+        if self.drops is not None and self.decay == "cosine":
+            raise GradError("--drops is for --decay steps: leave one of them out.")
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """``--classes`` as names."""
+        return class_list(self.classes)
+
+    def drop_epochs(self) -> tuple[int, ...] | None:
+        """``--drops`` as numbers."""
+        if self.drops is None:
+            return None
+        try:
+            return tuple(int(part) for part in str(self.drops).split(",") if part.strip())
+        except ValueError:
+            raise GradError(f"--drops {self.drops!r} is no list of epochs: give 40,80.") from None
+
+    def model_options(self) -> dict[str, Any]:
+        """The options that are fields of :class:`grad.model.settings.ModelSettings`."""
+        own = {f.name for f in dataclasses.fields(self)}
+        names = [f.name for f in dataclasses.fields(ModelSettings) if f.name in own]
+        return {name: getattr(self, name) for name in names}
+
+    def resolved(self) -> TrainConfig:
+        """The same with the defaults that depend on whether data were given."""
+        defaults = DEFAULTS if self.data is not None else DEMO_DEFAULTS
+        if self.data is None and self.weights is not None:
+            defaults = {**defaults, "backbone": None}  # weights alone mean the default backbone
+        missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
+        if "image_size" in missing and (self.preset or missing["preset"]) == "grad-plus":
+            missing["image_size"] = PLUS_IMAGE_SIZE
+        return dataclasses.replace(self, **missing)
+
+    def side(self) -> int:
+        """``--image-size`` of resolved options."""
+        assert self.image_size is not None
+        return self.image_size
+
+    def tiling(self) -> Tiling | None:
+        """``--tile`` and ``--overlap``; None for whole images."""
+        return tiling_of(self.tile, self.overlap)
+
+    def context(self) -> bool:
+        """Whether the preset takes more of the backbone's maps, as context."""
+        return self.preset == "grad-plus"
+
+    def schedule(self) -> Schedule:
+        """How resolved options say that a model is trained."""
+        assert self.epochs is not None and self.batch_size is not None
+        plus = self.preset == "grad-plus"
+        decay: Decay = "cosine" if plus and self.drops is None else "steps"
+        return Schedule(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            decay=decay if self.decay == "auto" else self.decay,
+            drops=self.drop_epochs(),
+            learning_rate=self.learning_rate,
+            grid_learning_rate=self.grid_learning_rate,
+            balance=plus if self.balance == "auto" else self.balance == "always",
+        )
+
+
+def parse(arguments: Sequence[str] | None = None) -> TrainConfig:
+    """Options from the command line and ``--config FILE``; what comes later wins.
+
+    With ``--resume RUN`` they are those of that run.
+
+    Raises:
+        GradError: an unknown option, a wrong value, a file that can't be read; an option that
+            contradicts those of the run.
+    """
+    config = _parse(arguments)
+    if config.resume is None:
+        return config
+    stored = _parse(["--config", str(resume.config_of(config.resume))])
+    given = given_options(TrainConfig, arguments, config_file=True)
+    return dataclasses.replace(
+        stored,
+        out=config.resume,
+        **resume.changes(config.resume, dataclasses.asdict(stored), given),
+    )
+
+
+def _parse(arguments: Sequence[str] | None) -> TrainConfig:
+    return parse_options(
+        TrainConfig,
+        "train",
+        "Train on good images, evaluate on test images, write a model and a report.",
+        arguments,
+        config_file=True,
+    )
+
+
+def write_config(path: Path, config: TrainConfig) -> None:
+    """Write options as YAML that ``--config`` reads back, but for the folder of the run."""
+    values = {
+        key(name): str(value) if isinstance(value, Path) else value
+        for name, value in dataclasses.asdict(config).items()
+        if name not in ("out", "resume")
+    }
+    with replacing(path) as temporary:
+        temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
