@@ -29,15 +29,15 @@ from accuracy.tables import TABLES
 from report import machine_facts
 from rich.console import Console
 
-from grad.system.command_line import exit_code
+from grad.system.command_line import run_command
 from grad.system.errors import GradError
 from grad.system.files import replacing
-from grad.train.options import TrainConfig
+from grad.train.options import TrainOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for a user's error, 130 for Ctrl-C."""
-    return exit_code(
+    return run_command(
         lambda: _make_tables(arguments), "Interrupted: the same command goes on from here."
     )
 
@@ -46,7 +46,7 @@ def _make_tables(arguments: Sequence[str] | None) -> None:
     options = _parser().parse_args(arguments)
     console = Console(highlight=False)
     seeds = _seeds(options.seeds)
-    runner = Runner(_config(options), options.out, console)
+    runner = Runner(_train_options(options), options.out, console)
     for number in options.table:
         table = TABLES[number]
         results = _run(table, seeds, runner, console)
@@ -84,26 +84,26 @@ def _write(table: Table, results: render.Results, facts: dict[str, str], out: Pa
 def _facts(runner: Runner, seeds: Sequence[int], arguments: Sequence[str] | None) -> dict[str, str]:
     """What was run on what."""
     given = sys.argv[1:] if arguments is None else arguments
-    config = runner.config
-    machine = machine_facts(runner.device)
+    plan = runner.plan
+    machine = machine_facts(plan.device)
     return {
         "command": f"`python benchmarks/bench_accuracy.py {shlex.join(given)}`",
         "data": f"{len(runner.dataset.classes)} classes ({', '.join(runner.dataset.classes)}), "
         f"{len(runner.dataset.train)} training and {len(runner.dataset.test)} test images",
-        "training": f"{config.epochs} epochs in batches of {config.batch_size}, "
-        f"{config.precision}, seeds {', '.join(map(str, seeds))}; the last epoch is the result",
-        "backbone": f"{runner.backbone(config).name} at {config.side()} pixels",
+        "training": f"{plan.epochs} epochs in batches of {plan.batch_size}, "
+        f"{plan.precision}, seeds {', '.join(map(str, seeds))}; the last epoch is the result",
+        "backbone": f"{runner.backbone(plan).name} at {plan.image_size} pixels",
         "machine": f"{platform.machine()}, {machine['device_name']}, torch {machine['torch']}",
         "±": "sample standard deviation over the seeds",
     }
 
 
-def _config(options: argparse.Namespace) -> TrainConfig:
-    names = {field.name for field in dataclasses.fields(TrainConfig)} - {"out"}
+def _train_options(options: argparse.Namespace) -> TrainOptions:
+    names = {field.name for field in dataclasses.fields(TrainOptions)} - {"out"}
     given: dict[str, Any] = {
         name: value for name, value in vars(options).items() if name in names and value is not None
     }
-    return TrainConfig(**given)
+    return TrainOptions(**given)
 
 
 def _seeds(text: str) -> list[int]:

@@ -42,7 +42,7 @@ from grad.features.backbone import BUILT_IN_BACKBONE, load_backbone
 from grad.model.grad import GRAD
 from grad.model.presets import PRESETS
 from grad.model.rows import to_rows
-from grad.predict.__main__ import PredictOptions
+from grad.predict.options import PredictOptions
 from grad.predict.run import predict_all
 from grad.score.anomaly_map import map_and_score
 from grad.system.allocator import suit_large_tensors

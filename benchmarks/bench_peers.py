@@ -38,11 +38,11 @@ from grad.data.samples import Dataset
 from grad.features.backbone import load_backbone
 from grad.model.presets import PRESETS, Preset
 from grad.score.metrics.classes import METRICS
-from grad.system.command_line import exit_code
+from grad.system.command_line import run_command
 from grad.system.devices import find_device
 from grad.system.errors import GradError
 from grad.system.files import replacing
-from grad.train.options import TrainConfig
+from grad.train.options import TrainOptions
 
 # Method, and preset where it is not the command line's.
 OURS: dict[str, tuple[Method, Preset | None]] = {
@@ -68,13 +68,13 @@ HEADINGS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for a user's error, 130 for Ctrl-C."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    return exit_code(lambda: _compare(given), "Interrupted: the same command goes on from here.")
+    return run_command(lambda: _compare(given), "Interrupted: the same command goes on from here.")
 
 
 def _compare(given: Sequence[str]) -> None:
     parsed = _parser().parse_args(given)
     console = Console(highlight=False)
-    dataset = find_dataset(parsed.data, TrainConfig(classes=parsed.classes).class_names())
+    dataset = find_dataset(parsed.data, TrainOptions(classes=parsed.classes).class_names())
     options = _options(parsed)
     names = _chosen("--peers", parsed.peers, NAMES)
     settings = _chosen("--settings", parsed.settings, SETTINGS)

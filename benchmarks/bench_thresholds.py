@@ -21,7 +21,7 @@ from grad.detector.checkpoint import load_calibration, model_files
 from grad.score.rates import check_rate
 from grad.score.records import ImageRecord, read_records
 from grad.score.thresholds import Calibration, Threshold
-from grad.system.command_line import exit_code
+from grad.system.command_line import run_command
 from grad.system.errors import GradError
 from grad.system.files import replacing
 from grad.system.run_folder import RECORDS
@@ -54,7 +54,7 @@ class Tally:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for a user's error."""
-    return exit_code(lambda: _run(_parser().parse_args(arguments)))
+    return run_command(lambda: _run(_parser().parse_args(arguments)))
 
 
 def tally(runs: Sequence[Path], rate: float) -> dict[str, Tally]:

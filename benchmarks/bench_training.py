@@ -37,7 +37,8 @@ from grad.model.grad import GRAD
 from grad.system.allocator import suit_large_tensors
 from grad.system.devices import choose_precision
 from grad.system.errors import GradError
-from grad.train.loop import Schedule, fit, make_optimizer
+from grad.train.loop import fit, make_optimizer
+from grad.train.schedule import Schedule
 from grad.train.step import TrainingStep
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

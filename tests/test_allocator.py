@@ -24,7 +24,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 HUGE = """
 from pathlib import Path
 
-from grad.options import exit_code
+from grad.options import run_command
 
 
 def work():
@@ -35,7 +35,7 @@ def work():
     print(next(line.split()[1] for line in lines if line.startswith("AnonHugePages")))
 
 
-exit_code(work)
+run_command(work)
 """
 
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")

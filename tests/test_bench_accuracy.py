@@ -28,8 +28,10 @@ from grad.data.demo import demo_dataset  # noqa: E402
 from grad.data.samples import Sample  # noqa: E402
 from grad.features.compute import Features  # noqa: E402
 from grad.model.grad import GRAD  # noqa: E402
-from grad.train.loop import Schedule, fit  # noqa: E402
-from grad.train.options import TrainConfig  # noqa: E402
+from grad.train.loop import fit  # noqa: E402
+from grad.train.options import TrainOptions  # noqa: E402
+from grad.train.plan import make_plan  # noqa: E402
+from grad.train.schedule import Schedule  # noqa: E402
 
 ROWS = [pytest.param(row, id=f"{t.number} {row.name}") for t in TABLES.values() for row in t.rows]
 
@@ -56,9 +58,10 @@ def make_result(image=0.9, classes=("a", "b"), **changes):
 
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_makes_a_valid_model(row):
-    config = replace(TrainConfig(preset="grad-tiny"), **row.overrides)
-    if row.method == "grad" and config.preset == "grad-tiny":
-        GRAD.from_preset(channels=4, height=2, width=2, **config.model_options())
+    options = replace(TrainOptions(preset="grad-tiny"), **row.overrides)
+    plan = make_plan(options, torch.device("cpu"))
+    if row.method == "grad" and plan.preset == "grad-tiny":
+        GRAD.from_preset(channels=4, height=2, width=2, **plan.model_options())
 
 
 def test_the_rivals_of_table_1_are_compared_at_equal_entries():
@@ -157,13 +160,14 @@ def test_wrong_seeds_are_named(command, tmp_path, capsys):
 
 
 def test_a_key_holds_what_a_row_depends_on(tmp_path):
-    config = TrainConfig(
+    options = TrainOptions(
         data=demo_dataset().root, backbone="tf_efficientnet_lite0", device="cpu", epochs=3
     )
-    runner = Runner(config, tmp_path, Console(quiet=True))
+    runner = Runner(options, tmp_path, Console(quiet=True))
 
     def settings(row, seed=0, **changes):
-        return runner.settings(row, replace(runner.config, **row.overrides, **changes, seed=seed))
+        changed = replace(options, **row.overrides, **changes, seed=seed)
+        return runner.settings(row, make_plan(changed, runner.plan.device))
 
     row = Row("plain")
     assert settings(row) == settings(Row("same under another name", {"local": "grid"}))

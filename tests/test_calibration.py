@@ -11,7 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from grad.score.false_alarms import GoodScores, Scale
-from grad.score.thresholds import Calibration, Threshold, calibrate, calibrated, f1_limit
+from grad.score.rules import f1_limit
+from grad.score.thresholds import Calibration, Threshold, calibrate, calibrated
 from grad.system.errors import GradError
 
 SCORES = st.lists(st.floats(1.0, 8.0, width=32), min_size=1, max_size=30)

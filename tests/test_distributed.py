@@ -25,7 +25,8 @@ from grad.system import distributed
 from grad.system.errors import GradError
 from grad.train.__main__ import main
 from grad.train.batch_norm import synchronized
-from grad.train.loop import Schedule, fit, make_optimizer
+from grad.train.loop import fit, make_optimizer
+from grad.train.schedule import Schedule
 from grad.train.step import TrainingStep
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,7 +8,8 @@ from grad.data.samples import Sample
 from grad.features.compute import Features
 from grad.model.grad import GRAD
 from grad.score.dataset import good_scores, trained_scores
-from grad.train.loop import Schedule, fit
+from grad.train.loop import fit
+from grad.train.schedule import Schedule
 
 SIDE = 32  # pixels, of the anomaly maps
 

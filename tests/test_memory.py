@@ -6,8 +6,10 @@ from grad.features.backbone import BUILT_IN_BACKBONE, load_backbone
 from grad.model.grad import GRAD
 from grad.model.memory import COMMITMENT, Attention, MemoryPart, VectorQuantisation
 from grad.system.errors import GradError
-from grad.train.loop import Schedule, make_optimizer
-from grad.train.options import TrainConfig, parse, write_config
+from grad.train.loop import make_optimizer
+from grad.train.options import TrainOptions, parse, write_options
+from grad.train.plan import make_plan
+from grad.train.schedule import Schedule
 
 C, H, W = 6, 4, 3
 RIVALS = ["vq", "attention"]
@@ -150,19 +152,19 @@ def test_settings_of_older_checkpoints_mean_grids():
 
 
 def test_options_reach_the_model_and_survive_the_config_file(tmp_path):
-    config = parse(["--local", "attention", "--global", "vq", "--global-entries", "64"])
-    options = config.model_options()
+    given = parse(["--local", "attention", "--global", "vq", "--global-entries", "64"])
+    options = make_plan(given, torch.device("cpu")).model_options()
     assert (options["local"], options["global_"]) == ("attention", "vq")
     assert (options["local_entries"], options["global_entries"]) == (64, 64)
-    write_config(tmp_path / "config.yaml", config)
+    write_options(tmp_path / "config.yaml", given)
     assert "global: vq" in (tmp_path / "config.yaml").read_text()
-    assert parse(["--config", str(tmp_path / "config.yaml")]) == config
+    assert parse(["--config", str(tmp_path / "config.yaml")]) == given
 
 
 def test_wrong_options_are_named():
     with pytest.raises(GradError, match="--global"):
         parse(["--global", "all"])
     with pytest.raises(GradError, match="--local-entries 0"):
-        TrainConfig(local_entries=0)
+        TrainOptions(local_entries=0)
     with pytest.raises(GradError, match="local must be one of grid, vq, attention"):
         make(local="mean")

@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from grad.system.command_line import argument, class_list, exit_code, flag, option, parse_options
+from grad.system.command_line import argument, class_list, flag, option, parse_options, run_command
 from grad.system.errors import GradError
 
 
@@ -73,13 +73,13 @@ def test_exit_codes(capsys):
     def stopped():
         raise KeyboardInterrupt
 
-    assert exit_code(lambda: None) == 0
-    assert exit_code(lambda: 1) == 1
-    assert exit_code(wrong) == 2
-    assert exit_code(stopped) == 130
+    assert run_command(lambda: None) == 0
+    assert run_command(lambda: 1) == 1
+    assert run_command(wrong) == 2
+    assert run_command(stopped) == 130
     assert capsys.readouterr().err == "this is wrong.\nInterrupted.\n"
     with pytest.raises(ZeroDivisionError):
-        exit_code(lambda: 1 // 0)
+        run_command(lambda: 1 // 0)
 
 
 def test_names():

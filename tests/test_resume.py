@@ -22,7 +22,8 @@ from grad.system.run_folder import STATE
 from grad.train import run as experiment
 from grad.train import state as training_state
 from grad.train.__main__ import main
-from grad.train.loop import Schedule, fit
+from grad.train.loop import fit
+from grad.train.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 64

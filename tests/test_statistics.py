@@ -15,7 +15,8 @@ from grad.model.measure import leaving_out, measure_features, measure_residuals
 from grad.model.settings import ModelSettings
 from grad.model.statistics import Statistics
 from grad.system.errors import GradError
-from grad.train.loop import Schedule, fit
+from grad.train.loop import fit
+from grad.train.schedule import Schedule
 
 SHAPE = (6, 3, 4)  # C, H, W
 

@@ -158,6 +158,6 @@ def test_a_run_on_tiles_and_what_predicts_with_it(data, tmp_path, monkeypatch):
 
 def test_an_overlap_alone_is_refused():
     with pytest.raises(GradError, match="--overlap needs --tile"):
-        from grad.train.options import TrainConfig
+        from grad.train.options import TrainOptions
 
-        TrainConfig(overlap=3)
+        TrainOptions(overlap=3)

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from grad.detector.checkpoint import load_checkpoint
 from grad.model.grad import GRAD
 from grad.score.metrics.classes import METRICS
 from grad.system.errors import GradError
-from grad.train import run as experiment
+from grad.train import images as run_images
 from grad.train.__main__ import main
-from grad.train.options import TrainConfig, parse, write_config
+from grad.train.options import TrainOptions, parse, write_options
+from grad.train.plan import TrainPlan, make_plan
 
 SIZE = 64
 
@@ -158,7 +160,7 @@ def test_ctrl_c_before_training_leaves_nothing(train, tmp_path, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "compute_features", interrupted)
+    monkeypatch.setattr(run_images, "compute_features", interrupted)
     assert train("--out", "a") == 130
     assert not (tmp_path / "a").exists()
 
@@ -213,14 +215,16 @@ def test_every_option_has_help_a_default_and_comes_back_from_yaml(tmp_path, caps
         main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for option in TrainConfig.__dataclass_fields__.values():
+    for option in TrainOptions.__dataclass_fields__.values():
         assert "--" + option.name.replace("_", "-") in text
         assert option.metadata["help"].endswith(".")
-    given = parse(
-        ["--data", "x", "--classes", "a,b", "--drops", "3,5", "--separate", "--few-shot", "4"]
-    ).resolved()
-    write_config(tmp_path / "config.yaml", given)
-    assert parse(["--config", str(tmp_path / "config.yaml")]) == given
+    given = plan_of(
+        "--data", "x", "--classes", "a,b", "--drops", "3,5", "--separate", "--few-shot", "4"
+    )
+    used = given.as_options("resnet18", tmp_path)
+    write_options(tmp_path / "config.yaml", used)
+    read = parse(["--config", str(tmp_path / "config.yaml")])
+    assert replace(read, out=tmp_path) == used
     assert "out" not in yaml.safe_load((tmp_path / "config.yaml").read_text())
 
 
@@ -235,23 +239,32 @@ def test_grad_plus_is_trained_measured_and_saved_with_its_classes(train, tmp_pat
     assert report["mean"]["image_auroc"] == 1.0  # coloured noise, and black squares
 
 
+def plan_of(*arguments) -> TrainPlan:
+    return make_plan(parse(list(arguments)), torch.device("cpu"))
+
+
 def test_what_no_data_and_data_mean():
-    assert TrainConfig().resolved().preset == "grad-tiny"
-    assert (TrainConfig().resolved().side(), TrainConfig().context()) == (224, False)
-    plus = parse(["--data", "x", "--preset", "grad-plus"]).resolved()
-    assert (plus.side(), plus.context()) == (320, True)
-    assert TrainConfig(preset="grad-plus", image_size=256).resolved().side() == 256
-    assert (plus.schedule().decay, plus.schedule().balance) == ("cosine", True)
-    plus = parse(["--preset", "grad-plus", "--balance", "never", "--drops", "3"]).resolved()
-    assert (plus.schedule().decay, plus.schedule().balance) == ("steps", False)
-    plain = TrainConfig().resolved().schedule()
+    demo = plan_of()
+    assert (demo.preset, demo.image_size, demo.row.context) == ("grad-tiny", 224, False)
+    assert demo.backbone == "tf_efficientnet_lite0"
+    assert plan_of("--weights", "w.pth").backbone is None
+    plain = demo.schedule()
     assert (plain.decay, plain.drops, plain.balance) == ("steps", None, False)
-    asked = parse(["--balance", "always", "--decay", "cosine"]).resolved().schedule()
-    assert (asked.decay, asked.balance) == ("cosine", True)
-    assert parse(["--preset", "grad-plus", "--image-size", "64"]).resolved().side() == 64
-    with_data = parse(["--data", "x"]).resolved()
+    with_data = plan_of("--data", "x")
     assert (with_data.preset, with_data.epochs, with_data.batch_size) == ("grad", 100, 64)
-    assert parse(["--epochs", "7"]).resolved().epochs == 7
+    assert with_data.backbone is None
+    assert plan_of("--epochs", "7").epochs == 7
+
+
+def test_what_a_preset_means():
+    plus = plan_of("--data", "x", "--preset", "grad-plus")
+    assert (plus.image_size, plus.row.context) == (320, True)
+    assert plan_of("--preset", "grad-plus", "--image-size", "256").image_size == 256
+    assert (plus.schedule().decay, plus.schedule().balance) == ("cosine", True)
+    plus = plan_of("--preset", "grad-plus", "--balance", "never", "--drops", "3")
+    assert (plus.schedule().decay, plus.schedule().balance) == ("steps", False)
+    asked = plan_of("--balance", "always", "--decay", "cosine").schedule()
+    assert (asked.decay, asked.balance) == ("cosine", True)
 
 
 def test_a_config_file_with_an_unknown_option(tmp_path):

@@ -12,7 +12,8 @@ from grad.model.grids import Grid
 from grad.system.devices import choose_precision
 from grad.system.errors import GradError
 from grad.train import loop as training
-from grad.train.loop import Schedule, fit, make_optimizer
+from grad.train.loop import fit, make_optimizer
+from grad.train.schedule import Schedule
 from grad.train.step import TrainingStep
 
 SHAPE = (6, 3, 3)  # C, H, W

@@ -1,9 +1,11 @@
 import pytest
 from rich.console import Console
 
+from grad.report.console import show_thresholds
 from grad.score.records import ImageRecord
+from grad.score.rules import choose_thresholds
 from grad.score.thresholds import calibrate
-from grad.score.verdicts import choose_thresholds, judge, show_thresholds
+from grad.score.verdicts import judge
 
 GOOD = {"a": [1.0, 1.1, 1.2, 1.3], "b": [5.0, 5.5, 6.0, 6.5]}
 SOURCES = {"a": "held out", "b": "training"}

@@ -17,11 +17,11 @@ from grad.report.examples import (
     ExamplePicker,
     heat_scale,
     outline,
-    overlay,
     overview,
     save_examples,
     sheet,
 )
+from grad.score.heat import overlay
 from grad.system.errors import GradError
 
 

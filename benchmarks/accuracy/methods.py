@@ -22,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from accuracy.rows import Method
 from grad.features.compute import Features
 from grad.model.grad import GRAD
-from grad.train.loop import Schedule, fit
-from grad.train.options import TrainConfig
+from grad.train.loop import fit
+from grad.train.plan import TrainPlan
+from grad.train.schedule import Schedule
 
 BANK_ENTRIES = 4000  # of each class
 UNIAD_RATE = 1e-4
@@ -33,57 +34,51 @@ Trained = tuple[nn.Module, float | None]
 
 
 def train_grad(
-    config: TrainConfig, features: Features, context: int, epochs: int, device: torch.device
+    plan: TrainPlan, features: Features, context: int, epochs: int, device: torch.device
 ) -> Trained:
     """GRAD or one of its variants, as ``python -m grad.train`` trains it."""
     _, channels, height, width = features.shape
-    torch.manual_seed(config.seed)
+    torch.manual_seed(plan.options.seed)
     model = GRAD.from_preset(
-        channels=channels, height=height, width=width, context=context, **config.model_options()
+        channels=channels, height=height, width=width, context=context, **plan.model_options()
     )
-    schedule = dataclasses.replace(config.schedule(), epochs=epochs)
-    return _fit(model, features, schedule, config, device)
+    schedule = dataclasses.replace(plan.schedule(), epochs=epochs)
+    return _fit(model, features, schedule, plan, device)
 
 
 def train_uniad(
-    config: TrainConfig, features: Features, context: int, epochs: int, device: torch.device
+    plan: TrainPlan, features: Features, context: int, epochs: int, device: torch.device
 ) -> Trained:
     """UniAD with its paper's rate and weight decay; the rate drops after 80 % of the epochs."""
     _, channels, height, width = features.shape
-    torch.manual_seed(config.seed)
+    torch.manual_seed(plan.options.seed)
     model = UniAD(channels, height, width)
     schedule = Schedule(
         epochs=epochs,
-        batch_size=_batch_size(config),
+        batch_size=plan.batch_size,
         drops=(epochs * 4 // 5,),
         learning_rate=UNIAD_RATE,
         weight_decay=UNIAD_DECAY,
     )
-    return _fit(model, features, schedule, config, device)
+    return _fit(model, features, schedule, plan, device)
 
 
 def fill_bank(
-    config: TrainConfig, features: Features, context: int, epochs: int, device: torch.device
+    plan: TrainPlan, features: Features, context: int, epochs: int, device: torch.device
 ) -> Trained:
     """Random pixels of each class, kept as they are."""
-    bank = MemoryBank.from_features(features, BANK_ENTRIES, config.seed)
+    bank = MemoryBank.from_features(features, BANK_ENTRIES, plan.options.seed)
     return bank.to(device), None
 
 
 def _fit(
-    model: Any, features: Features, schedule: Schedule, config: TrainConfig, device: torch.device
+    model: Any, features: Features, schedule: Schedule, plan: TrainPlan, device: torch.device
 ) -> Trained:
     model.to(device)
-    precision: Any = config.precision
-    result = fit(model, features, schedule, seed=config.seed, precision=precision)
+    result = fit(model, features, schedule, seed=plan.options.seed, precision=plan.precision)
     if result.interrupted:
         raise KeyboardInterrupt
     return model, result.history.loss[-1]
-
-
-def _batch_size(config: TrainConfig) -> int:
-    assert config.batch_size is not None
-    return config.batch_size
 
 
 def count_flops(model: nn.Module, features: Features) -> int:
@@ -97,7 +92,7 @@ def count_flops(model: nn.Module, features: Features) -> int:
     return int(counter.get_total_flops())
 
 
-METHODS: dict[Method, Callable[[TrainConfig, Features, int, int, torch.device], Trained]] = {
+METHODS: dict[Method, Callable[[TrainPlan, Features, int, int, torch.device], Trained]] = {
     "grad": train_grad,
     "uniad": train_uniad,
     "memory bank": fill_bank,

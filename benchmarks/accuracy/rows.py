@@ -18,7 +18,7 @@ class Row:
 
     Args:
         name: what the table calls it.
-        overrides: fields of :class:`grad.train.options.TrainConfig` that differ from the command
+        overrides: fields of :class:`grad.train.options.TrainOptions` that differ from the command
             line's.
         method: what is trained on the features.
         equal_steps: train for as many steps as all images would give, where fewer are taken.

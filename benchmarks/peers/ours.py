@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ from grad.features.backbone import load_backbone
 from grad.features.compute import compute_features
 from grad.model.presets import PRESETS, Preset
 from grad.score.anomaly_map import anomaly_map, image_score
-from grad.system.devices import choose_precision, find_device
-from grad.train.options import TrainConfig
+from grad.system.devices import find_device
+from grad.train.options import TrainOptions
+from grad.train.plan import make_plan
 from peers.base import PeerOptions
 
 
@@ -37,7 +37,7 @@ class OnFeatures:
 
     def __init__(self, method: Method, options: PeerOptions, preset: Preset | None = None) -> None:
         self.method = method
-        config = TrainConfig(
+        given = TrainOptions(
             data=Path(),
             backbone=options.backbone,
             weights=options.weights,
@@ -47,25 +47,24 @@ class OnFeatures:
             seed=options.seed,
             image_size=input_side(preset or options.preset, options.image_size),
             device=options.device,
-        ).resolved()
-        self.device = find_device(config.device)
-        self.config = dataclasses.replace(config, precision=choose_precision(self.device))
-        self.image_size = config.side()
-        backbone = load_backbone(options.backbone, options.weights, context=config.context())
+        )
+        self.device = find_device(options.device)
+        self.plan = make_plan(given, self.device)
+        self.image_size = self.plan.image_size
+        backbone = load_backbone(options.backbone, options.weights, context=self.plan.row.context)
         self.backbone = backbone.to(self.device)
         self.model: nn.Module = nn.Module()
 
     def fit(self, samples: Sequence[Sample]) -> str:
         """Features, then the method's own training."""
-        epochs = self.config.epochs
-        assert epochs is not None
+        epochs = self.plan.epochs
         with tempfile.TemporaryDirectory() as folder:
             features = compute_features(
                 samples, self.backbone, self.image_size, cache=Path(folder), device=self.device
             )
             train = METHODS[self.method]
             self.model, loss = train(
-                self.config, features, self.backbone.context, epochs, self.device
+                self.plan, features, self.backbone.context, epochs, self.device
             )
         self.model.eval()
         return "" if loss is None else f"{epochs} epochs"

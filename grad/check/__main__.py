@@ -3,69 +3,32 @@
 - ``python -m grad.check DIR``: exit code 0 where it can be trained, 2 where it can't.
 """
 
-# ruff: noqa: RUF009  (an option's default is a dataclass field, made by option)
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from rich.console import Console
-
-from grad.score.rates import DEFAULT_RATE, check_rate, check_share
-from grad.system.command_line import argument, class_list, exit_code, option, parse_options
-from grad.system.errors import GradError
-
-
-@dataclass(frozen=True)
-class CheckOptions:
-    """The options of ``python -m grad.check``: those of training that matter for the images.
-
-    Raises:
-        GradError: if a value is out of range.
-    """
-
-    data: Path = argument("Folder of images: MVTec AD or VisA layout, or good images only.")
-    classes: str | None = option(None, "Classes to take, as NAME,NAME; none: all of them.")
-    image_size: int = option(224, "Side of the square that images are resized to, in pixels.")
-    calibration_share: float = option(
-        0.1, "Share of each class's good training images kept out of training, for thresholds."
-    )
-    validation: Path | None = option(
-        None, "Folder of further good images for thresholds, DIR/CLASS; none: the share above."
-    )
-    false_alarm_rate: float = option(
-        DEFAULT_RATE,
-        "Share of good images that may be called anomalous; thresholds follow from it.",
-    )
-    workers: int | None = option(None, "Threads that decode images; none: one a core, at most 8.")
-
-    def __post_init__(self) -> None:
-        if self.image_size < 16:
-            raise GradError(f"--image-size {self.image_size} is too small: give 16 or more.")
-        if self.workers is not None and self.workers < 1:
-            raise GradError(f"--workers {self.workers} is too small: give 1 or more.")
-        check_share(self.calibration_share)
-        check_rate(self.false_alarm_rate)
-        self.class_names()
-
-    def class_names(self) -> tuple[str, ...] | None:
-        """``--classes`` as names."""
-        return class_list(self.classes)
+from grad.check.options import CheckOptions
+from grad.system.command_line import parse_options, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for a user's error, 130 for Ctrl-C."""
 
     def work() -> None:
-        description = "Say what a folder of images holds, and what is wrong with it."
-        options = parse_options(CheckOptions, "check", description, arguments)
+        options = parse_options(
+            CheckOptions,
+            "check",
+            "Say what a folder of images holds, and what is wrong with it.",
+            arguments,
+        )
+        from rich.console import Console
+
         from grad.check.run import check
 
         check(options, Console())
 
-    return exit_code(work)
+    return run_command(work)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from rich.console import Console
 from rich.table import Table
 
-from grad.check.__main__ import CheckOptions
 from grad.check.findings import examine
+from grad.check.options import CheckOptions
 from grad.data.layouts import survey_dataset
 from grad.data.samples import Dataset, Sample, held_out_count
 from grad.data.summary import show_dataset

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from grad.data.picture import Picture, as_floats
 from grad.data.sources import Item
-from grad.report.examples import overlay
+from grad.score.heat import overlay
 from grad.score.thresholds import Threshold, calibrated
 from grad.system.errors import GradError
 

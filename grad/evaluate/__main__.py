@@ -6,91 +6,32 @@
 - ``python -m grad.evaluate runs/NAME --threshold f1``: thresholds from test images with defects.
 """
 
-# ruff: noqa: RUF009  (an option's default is a dataclass field, made by option)
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
-from rich.console import Console
-
-from grad.score.rates import check_rate
-from grad.system.command_line import argument, class_list, exit_code, flag, option, parse_options
-from grad.system.errors import GradError
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """The options of ``python -m grad.evaluate``.
-
-    Raises:
-        GradError: options that contradict each other, or a value out of range.
-    """
-
-    model: Path = argument("Folder of a run, or its model.safetensors.")
-    data: Path | None = option(
-        None, "Folder of test images, as for training; none: what the run has stored of its own."
-    )
-    classes: str | None = option(None, "Classes of --data to take, as NAME,NAME; none: all.")
-    false_alarm_rate: float | None = option(
-        None, "Thresholds for this share of good images called anomalous; none: as they are."
-    )
-    threshold: Literal["good", "f1"] | float | None = option(
-        None,
-        "good: from good images; f1: where F1 of the test images is largest; a number: that image "
-        "score; none: as they are.",
-    )
-    save: bool = option(False, "Write the thresholds into the model file too.")
-    out: Path | None = option(
-        None, "With --data: folder for the results, new or empty; none: a free name in runs/."
-    )
-    device: str = option("auto", "cpu, cuda, cuda:1, ...; auto: cuda where there is one.")
-    cache: Path | None = option(
-        None, "Folder for features, kept for later runs; none: grad/features in the user's cache."
-    )
-    workers: int | None = option(None, "Threads that decode images; none: one a core, at most 8.")
-    exact_metrics: bool = option(
-        False, "Keep the score of every pixel, 4 bytes each, however many there are."
-    )
-    strict: bool = option(False, "Stop at unreadable images and odd files, not leave them out.")
-
-    def __post_init__(self) -> None:
-        if self.false_alarm_rate is not None:
-            check_rate(self.false_alarm_rate)
-            if self.threshold not in (None, "good"):
-                raise GradError(
-                    f"--false-alarm-rate and --threshold {self.threshold} are two ways to choose "
-                    "a threshold: give one of them."
-                )
-        if isinstance(self.threshold, float) and not 0.0 < self.threshold < math.inf:
-            raise GradError(f"--threshold {self.threshold} must be an image score above 0.")
-        if self.workers is not None and self.workers < 1:
-            raise GradError(f"--workers {self.workers} is too small: give 1 or more.")
-        for name in ("classes", "out"):
-            if self.data is None and getattr(self, name) is not None:
-                raise GradError(f"{flag(name)} needs --data: the run's own results are in the run.")
-        self.class_names()
-
-    def class_names(self) -> tuple[str, ...] | None:
-        """``--classes`` as names."""
-        return class_list(self.classes)
+from grad.evaluate.options import EvaluateOptions
+from grad.system.command_line import parse_options, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for a user's error, 130 for Ctrl-C."""
 
     def work() -> None:
-        description = "Judge a model on test images, or choose other thresholds."
-        options = parse_options(EvaluateOptions, "evaluate", description, arguments)
+        options = parse_options(
+            EvaluateOptions,
+            "evaluate",
+            "Judge a model on test images, or choose other thresholds.",
+            arguments,
+        )
+        from rich.console import Console
+
         from grad.evaluate.run import assess, rejudge
 
         (rejudge if options.data is None else assess)(options, Console())
 
-    return exit_code(work)
+    return run_command(work)
 
 
 if __name__ == "__main__":

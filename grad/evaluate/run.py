@@ -22,15 +22,17 @@ from grad.detector.checkpoint import (
     model_files,
     save_calibration,
 )
-from grad.evaluate.__main__ import EvaluateOptions
+from grad.evaluate.options import EvaluateOptions
 from grad.features.compute import Features, compute_features, default_cache
+from grad.report.console import show_thresholds
 from grad.report.contents import About
-from grad.report.results import Results, test_settings
+from grad.report.results import Results, test_settings, write_metrics
 from grad.report.write import update_report
-from grad.score.dataset import trained_scores, write_metrics
+from grad.score.dataset import trained_scores
 from grad.score.records import read_records
+from grad.score.rules import choose_thresholds
 from grad.score.thresholds import Calibration, calibrate
-from grad.score.verdicts import choose_thresholds, judge, show_thresholds
+from grad.score.verdicts import judge
 from grad.system.devices import default_workers, find_device
 from grad.system.errors import GradError
 from grad.system.run_folder import METRICS, RECORDS, REPORT, output_folder

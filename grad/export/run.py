@@ -27,7 +27,7 @@ from grad.system.errors import GradError
 from grad.system.files import replacing
 
 if TYPE_CHECKING:
-    from grad.export.__main__ import ExportOptions
+    from grad.export.options import ExportOptions
 
 FORMATS = {"onnx": ONNX, "openvino": OPENVINO, "torch": TORCH}
 

@@ -7,100 +7,30 @@
 - ``find parts -name '*.png' | python -m grad.predict runs/NAME -``: the files of a list.
 """
 
-# ruff: noqa: RUF009  (an option's default is a dataclass field, made by option)
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
-from grad.system.command_line import argument, exit_code, flag, option, parse_options
-from grad.system.errors import GradError
-
-DESCRIPTION = "Find defects in images, folders, videos and camera pictures."
-
-
-@dataclass(frozen=True)
-class PredictOptions:
-    """The options of ``python -m grad.predict``.
-
-    Raises:
-        GradError: options that contradict each other, or a value out of range.
-    """
-
-    model: Path = argument("Folder of a run, or its model.safetensors.")
-    paths: list[str] = argument(
-        "Images, folders, glob patterns (quoted), videos, camera:0, addresses of network cameras; "
-        "-: a path a line from standard input.",
-        count="+",
-    )
-    out: Path | None = option(
-        None,
-        "Folder for predictions.csv, predictions.jsonl and pictures, new or empty; none: a line "
-        "for each image on standard output.",
-    )
-    overlays: bool = option(False, "Write each image under its heat map, in OUT/overlays.")
-    maps: Literal["npy", "png16"] | None = option(
-        None,
-        "Write raw anomaly maps in OUT/maps: as float32 arrays, or as 16-bit PNG in which 65535 "
-        "is the map's maximum; none: don't.",
-    )
-    masks: bool = option(False, "Write masks of what is marked, in the image's size, in OUT/masks.")
-    class_name: str | None = option(
-        None, "Class of all images, for its threshold; none: the threshold for any class."
-    )
-    false_alarm_rate: float | None = option(
-        None, "Share of good images that may be called anomalous; none: as the model has it."
-    )
-    threshold: float | None = option(
-        None, "Image score above which an image is anomalous; none: as the model has it."
-    )
-    fail_on_anomaly: bool = option(False, "Exit with code 1 if any image is anomalous.")
-    tile: int | None = option(
-        None, "Cut images into tiles of so many pixels; none: as in training; 0: whole images."
-    )
-    overlap: int | None = option(
-        None, "Pixels that neighbouring tiles share; none: a quarter of --tile."
-    )
-    limit: int | None = option(None, "Stop after so many images; none: at the end.")
-    batch_size: int | None = option(
-        None, "Images that the network takes at once; none: what suits the device, 1 for cameras."
-    )
-    workers: int | None = option(None, "Threads that decode images; none: one a core, at most 8.")
-    device: str = option("auto", "cpu, cuda, cuda:1, ...; auto: cuda where there is one.")
-    precision: Literal["auto", "float32", "bfloat16"] = option(
-        "auto", "Of the networks; auto: bfloat16 where the hardware has it."
-    )
-    strict: bool = option(False, "Stop at images that can't be read, not leave them out.")
-
-    def __post_init__(self) -> None:
-        for name in ("limit", "batch_size", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise GradError(f"{flag(name)} {value} is too small: give 1 or more.")
-        if self.out is None:
-            for name in ("overlays", "maps", "masks"):
-                if getattr(self, name):
-                    raise GradError(f"{flag(name)} needs --out DIR, where they are written.")
-        if self.threshold is not None and self.false_alarm_rate is not None:
-            raise GradError(
-                "--false-alarm-rate and --threshold are two ways to choose a threshold: give one "
-                "of them."
-            )
+from grad.predict.options import PredictOptions
+from grad.system.command_line import parse_options, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 1 with --fail-on-anomaly, 2, 130."""
 
     def work() -> int:
-        options = parse_options(PredictOptions, "predict", DESCRIPTION, arguments)
+        options = parse_options(
+            PredictOptions,
+            "predict",
+            "Find defects in images, folders, videos and camera pictures.",
+            arguments,
+        )
         from grad.predict.run import predict_all
 
         return predict_all(options)
 
-    return exit_code(work)
+    return run_command(work)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from rich.console import Console
 
 from grad.data.sources import Item, count_items, find_items, is_live
 from grad.detector.detector import Detector, Result
-from grad.predict.__main__ import PredictOptions
+from grad.predict.options import PredictOptions
 from grad.predict.outputs import Pictures, Tables, join_parts, tables
 from grad.system import distributed
 from grad.system.devices import find_device
-from grad.system.errors import GradError
+from grad.system.errors import GradError, raise_once
 from grad.system.progress import Progress
 from grad.system.run_folder import empty_folder
 
@@ -41,7 +41,7 @@ def predict_all(options: PredictOptions) -> int:
     Of several processes (torchrun) each judges a part of the images, and the main one joins the
     tables.
     """
-    device = distributed.said_once(lambda: find_device(options.device))
+    device = raise_once(lambda: find_device(options.device))
     with distributed.joined(device):
         return _predict_all(options, device)
 

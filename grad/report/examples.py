@@ -21,11 +21,9 @@ from torch import Tensor
 
 from grad.data.images import image_size, load_image, load_mask
 from grad.data.samples import Sample
+from grad.score.heat import overlay, to_picture
 from grad.system.files import replacing
 
-COLORMAP = "turbo"
-HOTTEST = 0.93  # where on the colour map; beyond, turbo darkens
-OPACITY = 0.7  # of the hottest colour; the coldest is transparent
 PANEL = 288  # pixels, longest side of a panel of a sheet
 CELL = 144  # pixels, longest side of a panel of the overview
 COLUMNS = 8  # classes side by side in the overview
@@ -141,27 +139,6 @@ def heat_scale(examples: Iterable[Example]) -> tuple[float, float]:
     return float(np.quantile(cold, 0.95)), max(hot, float(cold.max()))
 
 
-def overlay(image: Tensor, anomaly_map: Tensor, low: float, high: float) -> Image.Image:
-    """The image under its heat map.
-
-    Args:
-        image: (3, H, W) floats in [0, 1].
-        anomaly_map: (h, w); resized to the image where sizes differ.
-        low: score, at and below which the image shows unchanged.
-        high: score, at and above which the colour is the hottest.
-
-    Returns:
-        RGB, W x H.
-    """
-    heat = F.interpolate(
-        anomaly_map[None, None].float().cpu(), size=image.shape[1:], mode="bilinear"
-    )[0, 0]
-    heat = ((heat - low) / max(high - low, 1e-12)).clamp(0, 1)
-    colours = torch.from_numpy(matplotlib.colormaps[COLORMAP](HOTTEST * heat.numpy())).float()
-    opacity = OPACITY * heat.sqrt()[..., None]
-    return _picture(image.cpu().permute(1, 2, 0) * (1 - opacity) + colours[..., :3] * opacity)
-
-
 def outline(image: Tensor, mask: Tensor) -> Image.Image:
     """The image with a line around every defect region.
 
@@ -178,14 +155,14 @@ def outline(image: Tensor, mask: Tensor) -> Image.Image:
     pixels = image.permute(1, 2, 0).clone()
     pixels[dark & ~mask] = 0.0
     pixels[bright & ~mask] = torch.tensor(OUTLINE) / 255
-    return _picture(pixels)
+    return to_picture(pixels)
 
 
 def sheet(example: Example, low: float, high: float) -> Image.Image:
     """``image | ground truth | heat map`` with the scale beside and a caption below."""
     image, mask = _load(example.sample, PANEL)
     panels = [
-        (_picture(image.permute(1, 2, 0)), "image"),
+        (to_picture(image.permute(1, 2, 0)), "image"),
         _ground_truth(example.sample, image, mask),
         (overlay(image, example.anomaly_map, low, high), "heat map"),
     ]
@@ -283,12 +260,12 @@ def _column(
     panels = [Image.new("RGB", (CELL, CELL), PAPER)] * 5
     if defect is not None:
         image, mask = _load(defect.sample, CELL)
-        panels[0] = _picture(image.permute(1, 2, 0))
+        panels[0] = to_picture(image.permute(1, 2, 0))
         panels[1] = _ground_truth(defect.sample, image, mask)[0]
         panels[2] = overlay(image, defect.anomaly_map, low, high)
     if good is not None:
         image, _ = _load(good.sample, CELL)
-        panels[3] = _picture(image.permute(1, 2, 0))
+        panels[3] = to_picture(image.permute(1, 2, 0))
         panels[4] = overlay(image, good.anomaly_map, low, high)
     return panels
 
@@ -322,11 +299,6 @@ def _scale_bar(page: Image.Image, box: tuple[int, int, int, int], low: float, hi
     for score, at, anchor in ((high, y, "la"), ((high + low) / 2, y + height / 2, "lm")):
         draw.text((x + width + 5, at), f"{score:.3g}", FAINT, _font(11), anchor=anchor)
     draw.text((x + width + 5, y + height), f"{low:.3g}", FAINT, _font(11), anchor="ld")
-
-
-def _picture(pixels: Tensor) -> Image.Image:
-    """(H, W, 3) floats in [0, 1] as an RGB picture."""
-    return Image.fromarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
 
 
 @functools.cache

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from grad.report.contents import ModelPart
 from grad.report.coordinates import Points
-from grad.report.examples import COLORMAP, HOTTEST, OPACITY
 from grad.report.gallery import Picture
+from grad.score.heat import COLORMAP, HOTTEST, OPACITY
 from grad.score.records import ImageRecord
-from grad.score.thresholds import f1_limit
+from grad.score.rules import f1_limit
 
 _STEPS = 1000  # coordinates are sent as integers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +14,18 @@ from grad.features.compute import Features
 from grad.features.split import TrainingSplit
 from grad.model.grad import GRAD
 from grad.model.size import describe
+from grad.report.console import metrics_table, show_thresholds
 from grad.report.contents import About, ModelPart
 from grad.report.coordinates import sample_coordinates
 from grad.report.examples import ExamplePicker, save_examples
 from grad.report.gallery import Gallery
 from grad.report.write import write_report
-from grad.score.dataset import MASK_RULE, evaluate, metrics_table, write_metrics
+from grad.score.dataset import MASK_RULE, evaluate
 from grad.score.metrics.classes import ClassReport, summarize
 from grad.score.records import ImageRecord, Recorder, write_records
 from grad.score.thresholds import Calibration
-from grad.score.verdicts import judge, show_thresholds
+from grad.score.verdicts import judge
+from grad.system.files import replacing
 from grad.system.run_folder import EXAMPLES, METRICS, RECORDS, REPORT
 from grad.system.version import __version__
 
@@ -135,6 +138,12 @@ class Results:
         console.print(metrics_table(summary))
         _show_reasons(summary, console)
         show_thresholds(summary["thresholds"], console)
+
+
+def write_metrics(path: Path, summary: Mapping[str, Any]) -> None:
+    """Write metrics.json; the file is whole or not there."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
 
 
 def test_settings(test: Features, image_size: int, split: TrainingSplit | None) -> dict[str, Any]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from grad.data.images import image_size, load_mask
@@ -21,26 +18,14 @@ from grad.features.compute import Features
 from grad.model.grad import GRAD
 from grad.model.measure import leaving_out
 from grad.score.anomaly_map import anomaly_map, finish_blended, image_score, upsample
-from grad.score.metrics.classes import METRICS, ClassMetrics, ClassReport
+from grad.score.metrics.classes import ClassMetrics, ClassReport
 from grad.score.metrics.pixels import exact_pixels
 from grad.system import distributed
-from grad.system.files import replacing
 from grad.system.progress import Progress
 
 _BATCH = 16  # images scored at once
 
 MASK_RULE = "pixels above zero, resized to the anomaly map by nearest neighbour"
-
-_HEADINGS = {
-    "image_auroc": "image\nAUROC",
-    "image_ap": "\nAP",
-    "image_f1max": "\nF1max",
-    "pixel_auroc": "pixel\nAUROC",
-    "pixel_ap": "\nAP",
-    "pixel_f1max": "\nF1max",
-    "aupro_30": "AUPRO\n30 %",
-    "aupro_5": "AUPRO\n5 %",
-}
 
 
 class Observer(Protocol):
@@ -219,27 +204,6 @@ def _by_class(
         scores.setdefault(name, []).append(score)
         maxima.setdefault(name, []).append(maximum)
     return scores, maxima
-
-
-def write_metrics(path: Path, summary: Mapping[str, Any]) -> None:
-    """Write metrics.json; the file is whole or not there."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
-
-
-def metrics_table(summary: Mapping[str, Any]) -> Table:
-    """A row a class and one of means; a dash where a metric is undefined."""
-    table = Table(show_footer=len(summary["classes"]) > 1)
-    table.add_column("class", footer="mean")
-    for key in METRICS:
-        table.add_column(_HEADINGS[key], footer=_cell(summary["mean"][key]), justify="right")
-    for name, values in summary["classes"].items():
-        table.add_row(name, *(_cell(values[key]) for key in METRICS))
-    return table
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _rows_by_class(samples: list[Sample]) -> dict[str, list[int]]:

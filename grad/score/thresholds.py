@@ -132,7 +132,7 @@ class Calibration:
         """The same image threshold for all classes; thresholds of pixels stay."""
 
         def given(limit: Threshold) -> Threshold:
-            threshold, typical = _fixed_pair(image, limit.image_typical)
+            threshold, typical = fixed_pair(image, limit.image_typical)
             note = f"image threshold given as {image:g}; pixels: {limit.note}"
             return replace(limit, image=threshold, image_typical=typical, note=note)
 
@@ -232,30 +232,6 @@ def calibrate(
     ).at_rate(false_alarm_rate)
 
 
-def f1_limit(good: Sequence[float], bad: Sequence[float]) -> tuple[float, float]:
-    """The threshold with the largest F1 = 2 TP / (TP + FP + P), and the good median below it.
-
-    It lies halfway between the lowest score above it and the next; among equal F1 the highest.
-
-    Args:
-        good: scores of good images, at least one.
-        bad: scores of anomalous images, at least one.
-
-    Returns:
-        threshold and typical score, float32 numbers; where the median of the good images is not
-        below the threshold, half the threshold stands for it.
-    """
-    values = np.unique(np.concatenate([good, bad]))  # ascending
-    true = len(bad) - np.searchsorted(np.sort(bad), values)  # from this value on anomalous
-    false = len(good) - np.searchsorted(np.sort(good), values)
-    f1 = 2 * true / (true + false + len(bad))
-    best = values.size - 1 - int(np.argmax(f1[::-1]))
-    high = float(values[best])
-    low = float(values[best - 1]) if best else 0.5 * high
-    middle = float(np.float32(0.5 * (low + high)))
-    return _fixed_pair(middle if middle < high else low, float(np.median(good)))
-
-
 def _check(scores: ByClass) -> None:
     for name, values in scores.items():
         if not len(values):
@@ -281,7 +257,7 @@ def _pair(threshold: float, median: float) -> tuple[float, float]:
     return float(above), float(np.float32(median))
 
 
-def _fixed_pair(threshold: float, median: float) -> tuple[float, float]:
+def fixed_pair(threshold: float, median: float) -> tuple[float, float]:
     """Both as float32 numbers; half the threshold for a median that is not below it."""
     limit = np.float32(max(threshold, 2 * _SMALLEST))
     typical = np.float32(median)

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any, Literal
-
-from rich.console import Console
-from rich.table import Table
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from grad.score.records import ImageRecord
-from grad.score.thresholds import Calibration, Threshold, f1_limit
-
-_SOURCES = {"held out": "held out", "validation": "validation", "training": "trained on"}
+from grad.score.thresholds import Calibration, Threshold
 
 
 def judge(
@@ -53,121 +48,6 @@ def judge(
     }
 
 
-def choose_thresholds(
-    calibration: Calibration,
-    records: Sequence[ImageRecord],
-    threshold: Literal["good", "f1"] | float | None,
-    false_alarm_rate: float | None = None,
-) -> Calibration:
-    """Thresholds as they are asked for.
-
-    Args:
-        calibration: of a model.
-        records: test images; only for ``"f1"``.
-        threshold: ``"good"`` from good images; ``"f1"`` where F1 of the test images is largest, in
-            each class that has defects; a number for that image score; None as they are.
-        false_alarm_rate: for thresholds from good images; None as it is.
-    """
-    if threshold == "f1":
-        return _f1_calibration(calibration, records)
-    if isinstance(threshold, float):
-        return calibration.fixed(threshold)
-    if false_alarm_rate is not None:
-        return calibration.at_rate(false_alarm_rate)
-    if threshold == "good" and calibration.method != "good":
-        return calibration.at_rate(calibration.false_alarm_rate)
-    return calibration
-
-
-def verdict_table(section: Mapping[str, Any]) -> Table:
-    """A row a class: threshold, defects found, good images called anomalous."""
-    title = {
-        "good": "Thresholds for a false-alarm rate of {:.2%}",
-        "f1": "Thresholds where F1 of the test images is largest",
-        "fixed": "Thresholds as given",
-    }[section["method"]]
-    table = Table(
-        title=title.format(section["asked_rate"]),
-        title_justify="left",
-        show_footer=len(section["classes"]) > 1,
-    )
-    every = section["all"]["counts"]
-    table.add_column("class", footer="all")
-    table.add_column("threshold", justify="right")
-    table.add_column("defects found", footer=_found(every), justify="right")
-    table.add_column("false alarms", footer=_alarms(every), justify="right")
-    table.add_column("good images", justify="right")
-    for name, row in section["classes"].items():
-        table.add_row(name, *_cells(row))
-    if section["unknown"]:
-        table.add_section()
-        table.add_row("class not stated", *_cells(section["unknown"]))
-    return table
-
-
-def show_thresholds(section: Mapping[str, Any], console: Console) -> None:
-    """The table, and what is to be said about how far the thresholds can be trusted."""
-    console.print(verdict_table(section))
-    for text in _cautions(section):
-        console.print(text, style="yellow", markup=False, highlight=False)
-
-
-def _cautions(section: Mapping[str, Any]) -> Iterator[str]:
-    rate, rows = section["asked_rate"], section["classes"]
-    new = [name for name, row in rows.items() if row["source"] is None]
-    if new:
-        yield f"Not trained on, so judged by the threshold for unknown classes: {', '.join(new)}."
-    if section["method"] == "f1":
-        yield "The test images made these thresholds: they are no test of them any more."
-    if section["method"] != "good":
-        return
-    trained = [name for name, row in rows.items() if row["source"] == "training"]
-    few = [
-        f"{name} {1 / (row['images'] + 1):.2%}"
-        for name, row in rows.items()
-        if row["source"] in ("held out", "validation") and row["images"] + 1 < 1 / rate
-    ]
-    if few:
-        yield (
-            f"Too few good images for {rate:.2%} by rank alone, which they support from here on: "
-            f"{', '.join(few)}. Their thresholds are fitted to the scores of the images trained "
-            "on, corrected by the others; metrics.json says from how many. More good images find "
-            "more defects; so does a higher rate: grad evaluate MODEL --false-alarm-rate 0.1."
-        )
-    if trained:
-        yield (
-            f"No image of {', '.join(trained)} was kept out of training: new ones may score "
-            f"higher, so that there are more false alarms than {rate:.2%}."
-        )
-
-
-def _f1_calibration(calibration: Calibration, records: Sequence[ImageRecord]) -> Calibration:
-    classes = {
-        name: _f1_threshold(limit, [r for r in records if r.class_name == name])
-        for name, limit in calibration.classes.items()
-    }
-    unknown = _f1_threshold(calibration.unknown, records)
-    return replace(calibration, method="f1", classes=classes, unknown=unknown)
-
-
-def _f1_threshold(limit: Threshold, records: Sequence[ImageRecord]) -> Threshold:
-    good = [record for record in records if not record.anomalous]
-    defects = [record for record in records if record.anomalous]
-    if not good or not defects:
-        return replace(limit, note=f"no F1, as good or defective test images lack; {limit.note}")
-    image, image_typical = f1_limit([r.score for r in good], [r.score for r in defects])
-    pixel, pixel_typical = f1_limit([r.map_maximum for r in good], [r.map_maximum for r in defects])
-    return Threshold(
-        image,
-        pixel,
-        image_typical,
-        pixel_typical,
-        len(good),
-        f"largest F1 on {len(good)} good and {len(defects)} defective test images, which are then "
-        "no test of it any more",
-    )
-
-
 def _outcome(judged: Sequence[tuple[ImageRecord, Threshold]]) -> dict[str, Any]:
     """Rates and counts of images, each with the threshold that it is judged by."""
     alarms = [(record.anomalous, record.score > limit.image) for record, limit in judged]
@@ -186,21 +66,3 @@ def _outcome(judged: Sequence[tuple[ImageRecord, Threshold]]) -> dict[str, Any]:
         "marked_rate": marked / good if good else None,
         "counts": counts,
     }
-
-
-def _cells(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    counts = row["counts"]
-    made = " ".join([str(row["images"]), _SOURCES.get(row.get("source", ""), "images")])
-    return f"{row['image']:.4g}", _found(counts), _alarms(counts), made
-
-
-def _found(counts: Mapping[str, int]) -> str:
-    found, missed = counts["true_positives"], counts["false_negatives"]
-    every = found + missed
-    return f"{found} of {every}, {found / every:.0%}" if every else "-"
-
-
-def _alarms(counts: Mapping[str, int]) -> str:
-    alarms, quiet = counts["false_positives"], counts["true_negatives"]
-    every = alarms + quiet
-    return f"{alarms} of {every}, {alarms / every:.1%}" if every else "-"

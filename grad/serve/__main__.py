@@ -10,20 +10,27 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
-from grad.system.command_line import exit_code
+from grad.serve.options import ServeOptions
+from grad.system.command_line import parse_options, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for a user's error, 130 for Ctrl-C."""
 
     def work() -> None:
-        from grad.serve.options import parse, run
+        options = parse_options(
+            ServeOptions,
+            "serve",
+            "Serve a model: an inspection page and a REST end point.",
+            arguments,
+        )
+        from rich.console import Console
 
-        run(parse(arguments), Console())
+        from grad.serve.run import run
 
-    return exit_code(work)
+        run(options, Console())
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

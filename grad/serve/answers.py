@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from grad.data.picture import Picture, as_floats
-from grad.report.examples import COLORMAP, HOTTEST, OPACITY, overlay
+from grad.score.heat import COLORMAP, HOTTEST, OPACITY, overlay
 from grad.score.thresholds import Calibration, Method, calibrated
 from grad.serve.scorer import Scorer
 from grad.serve.settings import ServeSettings
@@ -200,7 +200,7 @@ def _rows(calibration: Calibration) -> list[ThresholdRow]:
 
 
 def _colours() -> NDArray[np.uint8]:
-    """The colours of :func:`grad.report.examples.overlay` as (256, 4) uint8."""
+    """The colours of :func:`grad.score.heat.overlay` as (256, 4) uint8."""
     heat = np.linspace(0, 1, 256)
     table = matplotlib.colormaps[COLORMAP](HOTTEST * heat)
     table[:, 3] = OPACITY * np.sqrt(heat)

@@ -1,24 +1,18 @@
-"""The command line of the server: from a model file to answers."""
+"""The options of ``grad serve``."""
 
 # ruff: noqa: RUF009  (an option's default is a dataclass field, made by option)
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-
 from grad.serve.settings import MOST_PIXELS, ServeSettings
-from grad.system.command_line import argument, option, parse_options
-from grad.system.errors import GradError
+from grad.system.command_line import argument, option
 
 TOKEN_VARIABLE = "GRAD_TOKEN"
-_PACKAGES = ("fastapi", "fastapi_offline", "prometheus_client", "python_multipart", "uvicorn")
 _DEFAULT = ServeSettings()
 
 
@@ -65,57 +59,3 @@ class ServeOptions:
         if self.token is None:
             values["token"] = os.environ.get(TOKEN_VARIABLE)
         return ServeSettings(**values)
-
-
-def parse(arguments: Sequence[str] | None = None) -> ServeOptions:
-    """Options from the command line.
-
-    Raises:
-        GradError: an unknown option or a wrong value.
-    """
-    return parse_options(
-        ServeOptions,
-        "serve",
-        "Serve a model: an inspection page and a REST end point.",
-        arguments,
-    )
-
-
-def run(options: ServeOptions, console: Console) -> None:
-    """Serve until SIGINT or SIGTERM.
-
-    Raises:
-        GradError: an option, the model, the port, or a package that is missing.
-    """
-    settings = options.settings()
-    _check_packages()
-    from grad.detector.detector import Detector
-    from grad.serve.app import create_app
-    from grad.serve.server import announce, bind, serve
-
-    with bind(settings) as listener:  # before the model, as a port in use shows at once
-        detector = Detector.load(
-            options.model,
-            device=options.device,
-            precision=options.precision,
-            false_alarm_rate=options.false_alarm_rate,
-        )
-        detector.warm_up(settings.batch_size)
-        app = create_app(detector, settings, _title(options.model))
-        announce(settings, listener, console)
-        serve(app, listener)
-
-
-def _check_packages() -> None:
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise GradError(
-            f"grad serve needs {', '.join(missing)}: install it with "
-            'pip install "grad-anomaly[serve]", or pip install ".[serve]" in the sources.'
-        )
-
-
-def _title(model: Path) -> str:
-    """The run's name rather than model.safetensors."""
-    path = model.expanduser().resolve()
-    return path.parent.name if path.suffix else path.name

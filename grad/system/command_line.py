@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
 
 from grad.system.allocator import suit_large_tensors
-from grad.system.errors import GradError
+from grad.system.errors import GradError, raise_once
 
 _Options = TypeVar("_Options")
 
@@ -59,7 +59,7 @@ def parse_options(
         SystemExit: ``--help`` was asked for.
     """
     parser = _parser(kind, command, description, config_file)
-    return kind(**_parse(parser, kind, arguments))
+    return raise_once(lambda: kind(**_parse(parser, kind, arguments)))
 
 
 def given_options(
@@ -93,7 +93,7 @@ def class_list(classes: str | None) -> tuple[str, ...] | None:
     return names
 
 
-def exit_code(work: Callable[[], int | None], interrupted: str = "Interrupted.") -> int:
+def run_command(work: Callable[[], int | None], interrupted: str = "Interrupted.") -> int:
     """Run a command; 0 or what it returns, 2 for a user's error, 130 for Ctrl-C, which is said."""
     suit_large_tensors()
     try:

@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from grad.system.errors import GradError
+from grad.system.errors import GradError, StoppedElsewhere
 
 T = TypeVar("T")
 
@@ -29,13 +29,6 @@ T = TypeVar("T")
 _PATIENCE = timedelta(days=7)
 
 _control: Any = None  # the group for objects and barriers; tensors of training go over the default
-
-
-class StoppedElsewhere(GradError):
-    """Another process has reported what is wrong; this one has nothing to add."""
-
-    def __str__(self) -> str:
-        return ""
 
 
 class ProcessLost(GradError):
@@ -179,20 +172,6 @@ def from_main(function: Callable[[], T]) -> T:
     if answer[1] is not None:
         raise StoppedElsewhere
     return answer[0]  # type: ignore[no-any-return]
-
-
-def said_once(function: Callable[[], T]) -> T:
-    """Call, before processes have joined, a function that does the same in all of them.
-
-    Raises:
-        StoppedElsewhere: it raised a GradError, and this is not the main process.
-    """
-    try:
-        return function()
-    except GradError as error:
-        if os.environ.get("RANK", "0") == "0":
-            raise
-        raise StoppedElsewhere from error
 
 
 def main_first(function: Callable[[], T]) -> T:

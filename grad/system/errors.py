@@ -4,6 +4,35 @@ Command line entries print its text as one sentence and leave with exit code 2; 
 defect of GRAD and keeps its traceback.
 """
 
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
 
 class GradError(Exception):
     """Something that was given to GRAD is wrong: the text says what, where, and what to do."""
+
+
+class StoppedElsewhere(GradError):
+    """Another process has reported what is wrong; this one has nothing to add."""
+
+    def __str__(self) -> str:
+        return ""
+
+
+def raise_once(function: Callable[[], T]) -> T:
+    """Call, before processes have joined, a function that does the same in all of them.
+
+    Raises:
+        StoppedElsewhere: it raised a GradError, and this is not the main process.
+    """
+    try:
+        return function()
+    except GradError as error:
+        if os.environ.get("RANK", "0") == "0":
+            raise
+        raise StoppedElsewhere from error

@@ -15,22 +15,22 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
-from grad.system.command_line import exit_code
+from grad.system.command_line import run_command
+from grad.train.options import parse
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for a user's error, 130 for Ctrl-C."""
 
     def work() -> None:
-        from grad.system import distributed
-        from grad.train.options import parse
+        options = parse(arguments)
+        from rich.console import Console
+
         from grad.train.run import run
 
-        run(distributed.said_once(lambda: parse(arguments)), Console())
+        run(options, Console())
 
-    return exit_code(work)
+    return run_command(work)
 
 
 if __name__ == "__main__":

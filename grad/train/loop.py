@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,59 +18,15 @@ from grad.model.grad import GRAD
 from grad.model.grids import Grid
 from grad.model.measure import images_measured, measure_features, measure_residuals
 from grad.model.memory import Memory
-from grad.model.presets import Decay
 from grad.system import distributed
 from grad.system.devices import Precision
 from grad.system.progress import Progress
 from grad.train.loss_watch import LossWatch
+from grad.train.schedule import Schedule
 from grad.train.state import History, TrainingState
 from grad.train.step import TrainingStep
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How a model is trained; the defaults are the paper's.
-
-    Args:
-        epochs: how often each image is seen.
-        batch_size: images in a step.
-        decay: how both learning rates fall: in ``steps`` to a tenth (the paper), or along half a
-            period of a ``cosine`` from their full value in the first epoch towards none.
-        drops: epochs after which they fall in steps; None for 40 % and 80 % of all epochs, rounded
-            down.
-        learning_rate: of the networks.
-        grid_learning_rate: of the grids.
-        weight_decay: of all parameters.
-        clip: largest norm of the gradient of all parameters together.
-        balance: whether an epoch draws its images so that all classes are equally likely, not each
-            image once.
-    """
-
-    epochs: int = 100
-    batch_size: int = 64
-    decay: Decay = "steps"
-    drops: tuple[int, ...] | None = None
-    learning_rate: float = 1e-3
-    grid_learning_rate: float = 1e-1
-    weight_decay: float = 1e-2
-    clip: float = 0.1
-    balance: bool = False
-
-    @property
-    def milestones(self) -> list[int]:
-        """The epochs after which the learning rates drop."""
-        drops = (self.epochs * 2 // 5, self.epochs * 4 // 5) if self.drops is None else self.drops
-        return sorted(epoch for epoch in drops if epoch > 0)
-
-    def learning_rates(self, epoch: int) -> tuple[float, float]:
-        """Of the networks and of the grids, in an epoch counted from 0."""
-        if self.decay == "cosine":
-            share = (1 + math.cos(math.pi * epoch / self.epochs)) / 2
-        else:
-            share = 0.1 ** sum(milestone <= epoch for milestone in self.milestones)
-        return self.learning_rate * share, self.grid_learning_rate * share
 
 
 @dataclass(frozen=True)

@@ -7,37 +7,24 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
 from grad.data.tiling import Tiling, tiling_of
-from grad.features.backbone import BUILT_IN_BACKBONE
-from grad.features.batches import OnDevice
-from grad.model.presets import Decay, JitterMode, Lookup, Parts, Preset, Refine
-from grad.model.settings import ModelSettings
+from grad.model.presets import JitterMode, Lookup, Parts, Preset, Refine
 from grad.score.rates import DEFAULT_RATE, check_rate, check_share
 from grad.system.command_line import class_list, flag, given_options, key, option, parse_options
-from grad.system.errors import GradError
+from grad.system.errors import GradError, raise_once
 from grad.system.files import replacing
-from grad.train import resume
-from grad.train.loop import Schedule
-
-# Without --data: what suits the demo set and two CPU cores. Options that were given win.
-DEMO_DEFAULTS: dict[str, Any] = {
-    "backbone": BUILT_IN_BACKBONE,
-    "preset": "grad-tiny",
-    "epochs": 40,
-    "batch_size": 8,
-    "image_size": 224,
-}
-DEFAULTS: dict[str, Any] = {"preset": "grad", "epochs": 100, "batch_size": 64, "image_size": 224}
-PLUS_IMAGE_SIZE = 320  # of the preset grad-plus, where none is given
+from grad.train.resume import allowed_changes, find_options
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """The options of ``python -m grad.train``, as given; :meth:`resolved` fills in what is None.
+class TrainOptions:
+    """The options of ``python -m grad.train``, as given.
+
+    What is None or ``auto`` is decided by :func:`grad.train.plan.make_plan`.
 
     Raises:
         GradError: if a value is out of range.
@@ -83,7 +70,7 @@ class TrainConfig:
         "auto", "Of training; auto: bfloat16 where the hardware has it."
     )
     compile: bool = option(False, "Let torch compile the network, which takes a minute or two.")
-    features_on_device: OnDevice = option(
+    features_on_device: Literal["auto", "always", "never"] = option(
         "auto", "Keep all features on the device; auto: on a GPU if half its free memory is enough."
     )
     sync_batch_norm: bool = option(
@@ -192,52 +179,12 @@ class TrainConfig:
         except ValueError:
             raise GradError(f"--drops {self.drops!r} is no list of epochs: give 40,80.") from None
 
-    def model_options(self) -> dict[str, Any]:
-        """The options that are fields of :class:`grad.model.settings.ModelSettings`."""
-        own = {f.name for f in dataclasses.fields(self)}
-        names = [f.name for f in dataclasses.fields(ModelSettings) if f.name in own]
-        return {name: getattr(self, name) for name in names}
-
-    def resolved(self) -> TrainConfig:
-        """The same with the defaults that depend on whether data were given."""
-        defaults = DEFAULTS if self.data is not None else DEMO_DEFAULTS
-        if self.data is None and self.weights is not None:
-            defaults = {**defaults, "backbone": None}  # weights alone mean the default backbone
-        missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
-        if "image_size" in missing and (self.preset or missing["preset"]) == "grad-plus":
-            missing["image_size"] = PLUS_IMAGE_SIZE
-        return dataclasses.replace(self, **missing)
-
-    def side(self) -> int:
-        """``--image-size`` of resolved options."""
-        assert self.image_size is not None
-        return self.image_size
-
     def tiling(self) -> Tiling | None:
         """``--tile`` and ``--overlap``; None for whole images."""
         return tiling_of(self.tile, self.overlap)
 
-    def context(self) -> bool:
-        """Whether the preset takes more of the backbone's maps, as context."""
-        return self.preset == "grad-plus"
 
-    def schedule(self) -> Schedule:
-        """How resolved options say that a model is trained."""
-        assert self.epochs is not None and self.batch_size is not None
-        plus = self.preset == "grad-plus"
-        decay: Decay = "cosine" if plus and self.drops is None else "steps"
-        return Schedule(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            decay=decay if self.decay == "auto" else self.decay,
-            drops=self.drop_epochs(),
-            learning_rate=self.learning_rate,
-            grid_learning_rate=self.grid_learning_rate,
-            balance=plus if self.balance == "auto" else self.balance == "always",
-        )
-
-
-def parse(arguments: Sequence[str] | None = None) -> TrainConfig:
+def parse(arguments: Sequence[str] | None = None) -> TrainOptions:
     """Options from the command line and ``--config FILE``; what comes later wins.
 
     With ``--resume RUN`` they are those of that run.
@@ -246,21 +193,22 @@ def parse(arguments: Sequence[str] | None = None) -> TrainConfig:
         GradError: an unknown option, a wrong value, a file that can't be read; an option that
             contradicts those of the run.
     """
-    config = _parse(arguments)
-    if config.resume is None:
-        return config
-    stored = _parse(["--config", str(resume.config_of(config.resume))])
-    given = given_options(TrainConfig, arguments, config_file=True)
-    return dataclasses.replace(
-        stored,
-        out=config.resume,
-        **resume.changes(config.resume, dataclasses.asdict(stored), given),
-    )
+    return raise_once(lambda: _parse_both(arguments))
 
 
-def _parse(arguments: Sequence[str] | None) -> TrainConfig:
+def _parse_both(arguments: Sequence[str] | None) -> TrainOptions:
+    options = _parse(arguments)
+    if options.resume is None:
+        return options
+    stored = _parse(["--config", str(find_options(options.resume))])
+    given = given_options(TrainOptions, arguments, config_file=True)
+    changed = allowed_changes(options.resume, dataclasses.asdict(stored), given)
+    return dataclasses.replace(stored, out=options.resume, **changed)
+
+
+def _parse(arguments: Sequence[str] | None) -> TrainOptions:
     return parse_options(
-        TrainConfig,
+        TrainOptions,
         "train",
         "Train on good images, evaluate on test images, write a model and a report.",
         arguments,
@@ -268,11 +216,11 @@ def _parse(arguments: Sequence[str] | None) -> TrainConfig:
     )
 
 
-def write_config(path: Path, config: TrainConfig) -> None:
+def write_options(path: Path, options: TrainOptions) -> None:
     """Write options as YAML that ``--config`` reads back, but for the folder of the run."""
     values = {
         key(name): str(value) if isinstance(value, Path) else value
-        for name, value in dataclasses.asdict(config).items()
+        for name, value in dataclasses.asdict(options).items()
         if name not in ("out", "resume")
     }
     with replacing(path) as temporary:

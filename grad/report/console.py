@@ -1,0 +1,118 @@
+"""What a run found, for a terminal: tables of metrics and thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from grad.score.metrics.classes import METRICS
+
+_SOURCES = {"held out": "held out", "validation": "validation", "training": "trained on"}
+_HEADINGS = {
+    "image_auroc": "image\nAUROC",
+    "image_ap": "\nAP",
+    "image_f1max": "\nF1max",
+    "pixel_auroc": "pixel\nAUROC",
+    "pixel_ap": "\nAP",
+    "pixel_f1max": "\nF1max",
+    "aupro_30": "AUPRO\n30 %",
+    "aupro_5": "AUPRO\n5 %",
+}
+
+
+def metrics_table(summary: Mapping[str, Any]) -> Table:
+    """A row a class and one of means; a dash where a metric is undefined."""
+    table = Table(show_footer=len(summary["classes"]) > 1)
+    table.add_column("class", footer="mean")
+    for key in METRICS:
+        table.add_column(_HEADINGS[key], footer=_cell(summary["mean"][key]), justify="right")
+    for name, values in summary["classes"].items():
+        table.add_row(name, *(_cell(values[key]) for key in METRICS))
+    return table
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def verdict_table(section: Mapping[str, Any]) -> Table:
+    """A row a class: threshold, defects found, good images called anomalous."""
+    title = {
+        "good": "Thresholds for a false-alarm rate of {:.2%}",
+        "f1": "Thresholds where F1 of the test images is largest",
+        "fixed": "Thresholds as given",
+    }[section["method"]]
+    table = Table(
+        title=title.format(section["asked_rate"]),
+        title_justify="left",
+        show_footer=len(section["classes"]) > 1,
+    )
+    every = section["all"]["counts"]
+    table.add_column("class", footer="all")
+    table.add_column("threshold", justify="right")
+    table.add_column("defects found", footer=_found(every), justify="right")
+    table.add_column("false alarms", footer=_alarms(every), justify="right")
+    table.add_column("good images", justify="right")
+    for name, row in section["classes"].items():
+        table.add_row(name, *_cells(row))
+    if section["unknown"]:
+        table.add_section()
+        table.add_row("class not stated", *_cells(section["unknown"]))
+    return table
+
+
+def show_thresholds(section: Mapping[str, Any], console: Console) -> None:
+    """The table, and what is to be said about how far the thresholds can be trusted."""
+    console.print(verdict_table(section))
+    for text in _cautions(section):
+        console.print(text, style="yellow", markup=False, highlight=False)
+
+
+def _cautions(section: Mapping[str, Any]) -> Iterator[str]:
+    rate, rows = section["asked_rate"], section["classes"]
+    new = [name for name, row in rows.items() if row["source"] is None]
+    if new:
+        yield f"Not trained on, so judged by the threshold for unknown classes: {', '.join(new)}."
+    if section["method"] == "f1":
+        yield "The test images made these thresholds: they are no test of them any more."
+    if section["method"] != "good":
+        return
+    trained = [name for name, row in rows.items() if row["source"] == "training"]
+    few = [
+        f"{name} {1 / (row['images'] + 1):.2%}"
+        for name, row in rows.items()
+        if row["source"] in ("held out", "validation") and row["images"] + 1 < 1 / rate
+    ]
+    if few:
+        yield (
+            f"Too few good images for {rate:.2%} by rank alone, which they support from here on: "
+            f"{', '.join(few)}. Their thresholds are fitted to the scores of the images trained "
+            "on, corrected by the others; metrics.json says from how many. More good images find "
+            "more defects; so does a higher rate: grad evaluate MODEL --false-alarm-rate 0.1."
+        )
+    if trained:
+        yield (
+            f"No image of {', '.join(trained)} was kept out of training: new ones may score "
+            f"higher, so that there are more false alarms than {rate:.2%}."
+        )
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    counts = row["counts"]
+    made = " ".join([str(row["images"]), _SOURCES.get(row.get("source", ""), "images")])
+    return f"{row['image']:.4g}", _found(counts), _alarms(counts), made
+
+
+def _found(counts: Mapping[str, int]) -> str:
+    found, missed = counts["true_positives"], counts["false_negatives"]
+    every = found + missed
+    return f"{found} of {every}, {found / every:.0%}" if every else "-"
+
+
+def _alarms(counts: Mapping[str, int]) -> str:
+    alarms, quiet = counts["false_positives"], counts["true_negatives"]
+    every = alarms + quiet
+    return f"{alarms} of {every}, {alarms / every:.1%}" if every else "-"

@@ -1,0 +1,136 @@
+"""One model of a run: made, trained, saved, calibrated, judged."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from grad.detector.checkpoint import ModelInfo, save_calibration, save_checkpoint
+from grad.features.backbone import Backbone
+from grad.features.compute import Features
+from grad.features.split import TrainingSplit
+from grad.model.grad import GRAD
+from grad.model.size import describe
+from grad.report.results import Results
+from grad.score.dataset import good_scores, trained_scores
+from grad.score.rules import choose_thresholds
+from grad.score.thresholds import Calibration, calibrate
+from grad.system import distributed
+from grad.system.run_folder import MODEL
+from grad.train.loop import Fit, fit
+from grad.train.plan import TrainPlan
+
+
+@dataclass(frozen=True)
+class ModelTraining:
+    """What all models of a run share."""
+
+    plan: TrainPlan
+    backbone: Backbone
+    results: Results
+    console: Console
+
+    def run(self, split: TrainingSplit, test: Features, folder: Path) -> None:
+        """Train one model and judge it.
+
+        Args:
+            split: features of good images of its classes.
+            test: features of test images of these.
+            folder: of its files.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, after the model as it is was written.
+        """
+        plan, classes, file = self.plan, split.classes, folder / MODEL
+        torch.manual_seed(plan.options.seed)
+        model = self._make_model().to(plan.device)
+        self._announce(model, classes)
+        result = self._fit(model, split.training.tiles(), folder)
+        if distributed.is_main():
+            save_checkpoint(file, model, self.backbone, self._info(classes, result.epochs))
+        if result.interrupted:
+            self._say_interrupted(result, file)
+            raise KeyboardInterrupt
+        calibration = self._calibrate(model, split)
+        records = self.results.add(
+            model,
+            test,
+            plan.image_size,
+            classes,
+            self.console,
+            train=split.training,
+            history=dataclasses.asdict(result.history),
+        )
+        if distributed.is_main():
+            calibration = choose_thresholds(calibration, records, plan.options.threshold)
+            self.results.calibrations |= dict.fromkeys(classes, calibration)
+            save_calibration(file, calibration)
+
+    def _make_model(self) -> GRAD:
+        height, width = self.backbone.feature_size(self.plan.image_size)
+        return GRAD.from_preset(
+            channels=self.backbone.channels,
+            height=height,
+            width=width,
+            context=self.backbone.context,
+            **self.plan.model_options(),
+        )
+
+    def _fit(self, model: GRAD, features: Features, folder: Path) -> Fit:
+        plan = self.plan
+        return fit(
+            model,
+            features,
+            plan.schedule(),
+            seed=plan.options.seed,
+            precision=plan.precision,
+            folder=folder,
+            features_on_device=plan.options.features_on_device,
+            sync_batch_norm=plan.options.sync_batch_norm,
+            compile_step=plan.options.compile,
+            console=self.console,
+        )
+
+    def _calibrate(self, model: GRAD, split: TrainingSplit) -> Calibration:
+        """Thresholds; of classes that have no images for them alone from those trained on."""
+        side, console = self.plan.image_size, self.console
+        apart = [name for name, source in split.sources.items() if source != "training"]
+        calibration = split.calibration.of_classes(apart)
+        trained = trained_scores(model, split.training, side, split.classes, console)
+        good = good_scores(model, calibration, side, console)
+        scores, maxima = (own | new for own, new in zip(trained, good, strict=True))
+        rate = self.plan.options.false_alarm_rate
+        return calibrate(scores, maxima, split.sources, rate, trained)
+
+    def _info(self, classes: tuple[str, ...], epochs: int) -> ModelInfo:
+        return ModelInfo.of(
+            self.backbone,
+            image_size=self.plan.image_size,
+            classes=classes,
+            epochs=epochs,
+            tile=self.plan.options.tile,
+            overlap=self.plan.options.overlap,
+        )
+
+    def _announce(self, model: GRAD, classes: tuple[str, ...]) -> None:
+        plan, console = self.plan, self.console
+        if plan.options.separate:
+            console.print(f"class {classes[0]}", style="bold", markup=False)
+        console.print(
+            f"{describe(model)}; {self.backbone.name}, {plan.precision} on {plan.device}",
+            highlight=False,
+            markup=False,
+        )
+
+    def _say_interrupted(self, result: Fit, file: Path) -> None:
+        out = file.parent.parent if self.plan.options.separate else file.parent
+        self.console.print(
+            f"Interrupted after {result.epochs} of {self.plan.epochs} epochs; the model as it is "
+            f"now can be used: {file}; --resume {out} goes on.",
+            markup=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,148 @@
+"""What a run of training does: its options with nothing left open."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from grad.data.samples import Dataset
+from grad.features.backbone import BUILT_IN_BACKBONE
+from grad.features.compute import default_cache
+from grad.model.presets import PRESETS, Preset, PresetRow
+from grad.model.settings import ModelSettings
+from grad.system import distributed
+from grad.system.devices import Precision, choose_precision, default_workers
+from grad.train.options import TrainOptions
+from grad.train.schedule import Schedule
+
+# Without --data: what suits the demo set and two CPU cores. Options that were given win.
+_DEMO_DEFAULTS: dict[str, Any] = {"preset": "grad-tiny", "epochs": 40, "batch_size": 8}
+_DEFAULTS: dict[str, Any] = {"preset": "grad", "epochs": 100, "batch_size": 64}
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """What a run does.
+
+    Attributes:
+        options: as they were given; what they leave open is in the fields below.
+        backbone: a model of timm; None: the default one, or the built-in one in its place.
+        preset: of the model.
+        epochs: how often each image is seen.
+        batch_size: images in a step.
+        image_size: side of the square that images are resized to, in pixels.
+        device: where to compute.
+        precision: of training.
+        workers: threads that decode images.
+        cache: folder of features.
+    """
+
+    options: TrainOptions
+    backbone: str | None
+    preset: Preset
+    epochs: int
+    batch_size: int
+    image_size: int
+    device: torch.device
+    precision: Precision
+    workers: int
+    cache: Path
+
+    @property
+    def row(self) -> PresetRow:
+        """What the preset stands for."""
+        return PRESETS[self.preset]
+
+    def schedule(self) -> Schedule:
+        """How a model is trained."""
+        options = self.options
+        drops = options.drop_epochs()
+        by_preset = self.row.decay if drops is None else "steps"
+        return Schedule(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            decay=by_preset if options.decay == "auto" else options.decay,
+            drops=drops,
+            learning_rate=options.learning_rate,
+            grid_learning_rate=options.grid_learning_rate,
+            balance=self.row.balance if options.balance == "auto" else options.balance == "always",
+        )
+
+    def model_options(self) -> dict[str, Any]:
+        """The options that are fields of :class:`grad.model.settings.ModelSettings`."""
+        given = dataclasses.asdict(self.options) | {"preset": self.preset}
+        fields = dataclasses.fields(ModelSettings)
+        return {field.name: given[field.name] for field in fields if field.name in given}
+
+    def run_name(self, dataset: Dataset) -> str:
+        """What a run is called after: the data and the preset."""
+        return f"{self.data_name(dataset)}-{self.preset}"
+
+    def data_name(self, dataset: Dataset) -> str:
+        """What the data are called."""
+        return "demo" if self.options.data is None else dataset.root.resolve().name
+
+    def models(self, classes: Sequence[str], out: Path) -> list[tuple[Path, tuple[str, ...]]]:
+        """The folder and the classes of each model to train."""
+        if self.options.separate:
+            return [(out / name, (name,)) for name in classes]
+        return [(out, tuple(classes))]
+
+    def as_options(self, backbone: str, out: Path) -> TrainOptions:
+        """Every option as it is used, so that config.yaml says what was done.
+
+        Args:
+            backbone: the name of the one that was loaded.
+            out: the folder of results.
+        """
+        options = self.options
+        several = distributed.size() > 1
+        return dataclasses.replace(
+            options,
+            data=_absolute(options.data),
+            validation=_absolute(options.validation),
+            weights=_absolute(options.weights),
+            backbone=backbone,
+            preset=self.preset,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            image_size=self.image_size,
+            device=self.device.type if several else str(self.device),
+            precision=self.precision,
+            workers=self.workers,
+            out=out,
+        )
+
+
+def make_plan(options: TrainOptions, device: torch.device) -> TrainPlan:
+    """Decide what options leave open.
+
+    Args:
+        options: as given.
+        device: where to compute.
+    """
+    defaults = _DEFAULTS if options.data is not None else _DEMO_DEFAULTS
+    preset: Preset = options.preset or defaults["preset"]
+    # Weights alone mean the default backbone.
+    built_in = options.data is None and options.weights is None
+    return TrainPlan(
+        options=options,
+        backbone=options.backbone or (BUILT_IN_BACKBONE if built_in else None),
+        preset=preset,
+        epochs=options.epochs or defaults["epochs"],
+        batch_size=options.batch_size or defaults["batch_size"],
+        image_size=options.image_size or PRESETS[preset].image_size,
+        device=device,
+        precision=choose_precision(device) if options.precision == "auto" else options.precision,
+        workers=options.workers or default_workers(),
+        cache=options.cache or default_cache(),
+    )
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser().absolute()
