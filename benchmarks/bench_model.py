@@ -38,7 +38,8 @@ from grad.detector import onednn
 from grad.detector.checkpoint import LoadedModel, ModelInfo, load_checkpoint
 from grad.detector.detector import Detector
 from grad.detector.engine import Engine, Pipeline, optimise
-from grad.features.backbone import BUILT_IN_BACKBONE, load_backbone
+from grad.features.backbone import load_backbone
+from grad.features.weights import BUILT_IN_BACKBONE
 from grad.model.grad import GRAD
 from grad.model.presets import PRESETS
 from grad.model.rows import to_rows

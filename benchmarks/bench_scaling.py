@@ -29,9 +29,10 @@ from generated import generate_images
 from report import machine_facts, write_json
 
 from grad.data.samples import Sample
-from grad.features.backbone import BUILT_IN_BACKBONE, Backbone, load_backbone
-from grad.features.compute import Features
+from grad.features.backbone import Backbone, load_backbone
+from grad.features.features import Features
 from grad.features.store import FeatureFile
+from grad.features.weights import BUILT_IN_BACKBONE
 from grad.model.grad import GRAD
 from grad.system.allocator import suit_large_tensors
 from grad.system.devices import choose_precision

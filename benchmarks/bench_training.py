@@ -30,9 +30,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from grad.data.images import load_image
 from grad.data.samples import Sample
-from grad.features.backbone import BUILT_IN_BACKBONE, Backbone, load_backbone
+from grad.features.backbone import Backbone, load_backbone
 from grad.features.batches import Loader, batches
-from grad.features.compute import Features, compute_features
+from grad.features.compute import compute_features
+from grad.features.features import Features
+from grad.features.weights import BUILT_IN_BACKBONE
 from grad.model.grad import GRAD
 from grad.system.allocator import suit_large_tensors
 from grad.system.devices import choose_precision

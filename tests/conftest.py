@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from grad.data.samples import Sample
-from grad.features.compute import Features
+from grad.features.features import Features
 from grad.model.measure import measure_features, measure_residuals
 from grad.ops import library
 

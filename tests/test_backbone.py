@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from grad.features import backbone as module
-from grad.features.backbone import BUILT_IN_BACKBONE, DEFAULT_BACKBONE, Backbone, load_backbone
+from grad.features import weights as module
+from grad.features.backbone import Backbone, load_backbone
+from grad.features.weights import BUILT_IN_BACKBONE, DEFAULT_BACKBONE
 from grad.system.errors import GradError
 
 SMALL = "test_resnet"  # a model of timm with 0.5 million parameters

@@ -26,7 +26,7 @@ from rivals.uniad import UniAD, neighbours  # noqa: E402
 
 from grad.data.demo import demo_dataset  # noqa: E402
 from grad.data.samples import Sample  # noqa: E402
-from grad.features.compute import Features  # noqa: E402
+from grad.features.features import Features  # noqa: E402
 from grad.model.grad import GRAD  # noqa: E402
 from grad.train.loop import fit  # noqa: E402
 from grad.train.options import TrainOptions  # noqa: E402

@@ -15,8 +15,8 @@ from types import ModuleType
 import pytest
 import torch
 
-import grad.info
 import grad.ops
+from grad.info.__main__ import main as show_info
 from grad.ops import library
 from grad.ops.source_digest import digest
 from grad.system.errors import GradError
@@ -325,7 +325,7 @@ def test_importing_grad_is_cheap() -> None:
 
 
 def test_info_passes_and_names_every_operator(capsys: pytest.CaptureFixture[str]) -> None:
-    assert grad.info.__main__.main([]) == 0
+    assert show_info([]) == 0
     output = capsys.readouterr().out
     for name in ("interpolate", "project", "lookup", "refine", "refined_map", "jitter_noise"):
         assert name in output
@@ -338,7 +338,7 @@ def test_info_fails_where_an_operator_is_wrong(
 ) -> None:
     right = grad.ops.interpolate
     monkeypatch.setattr(grad.ops, "interpolate", lambda *a, **k: 1.001 * right(*a, **k))
-    assert grad.info.__main__.main([]) == 1
+    assert show_info([]) == 1
     assert "FAILED" in capsys.readouterr().out
 
 

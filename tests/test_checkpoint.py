@@ -60,8 +60,8 @@ def no_downloads(monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("tried to find weights elsewhere")
 
-    monkeypatch.setattr(backbone_module, "_download", refuse)
-    monkeypatch.setattr(backbone_module, "_package_weights", refuse)
+    monkeypatch.setattr(backbone_module, "download_model", refuse)
+    monkeypatch.setattr(backbone_module, "find_package_weights", refuse)
 
 
 def test_a_loaded_model_is_the_saved_one(model, backbone, info, path, no_downloads):

@@ -5,7 +5,7 @@ import torch
 from conftest import MapsInMemory
 
 from grad.data.samples import Sample
-from grad.features.compute import Features
+from grad.features.features import Features
 from grad.model.grad import GRAD
 from grad.score.dataset import good_scores, trained_scores
 from grad.train.loop import fit

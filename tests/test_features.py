@@ -149,10 +149,15 @@ def test_nothing_temporary_is_left_and_a_failure_leaves_nothing(compute, tmp_pat
 
     with pytest.raises(KeyboardInterrupt):
         compute(Failing())
-    assert not list((tmp_path / "cache").iterdir())
+    assert {path.suffix for path in (tmp_path / "cache").iterdir()} <= {".lock"}
     compute(FakeBackbone())
     names = sorted(path.suffix for path in (tmp_path / "cache").iterdir())
-    assert [name for name in names if name != ".key"] == [".json", ".json", ".npy", ".npy"]
+    assert [name for name in names if name not in (".key", ".lock")] == [
+        ".json",
+        ".json",
+        ".npy",
+        ".npy",
+    ]
     record = next((tmp_path / "cache").glob("*.json"))
     assert set(json.loads(record.read_text())) == {"crc32", "unreadable"}
 
@@ -218,7 +223,7 @@ def test_what_a_killed_run_left_is_removed_and_in_nobodys_way(samples, compute, 
     again = FakeBackbone()
     compute(again)
     assert again.images == 23
-    assert {path.suffix for path in cache.iterdir()} <= {".npy", ".json", ".key"}
+    assert {path.suffix for path in cache.iterdir()} <= {".npy", ".json", ".key", ".lock"}
 
 
 def test_the_temporary_file_of_a_living_writer_stays(tmp_path):
@@ -231,7 +236,7 @@ def test_the_temporary_file_of_a_living_writer_stays(tmp_path):
         with claimed(tmp_path / "a.npy", wait=False) as again:
             assert not again
     remove_leftovers(tmp_path, ".npy")
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".a.npy.lock"]
 
 
 def test_images_that_nobody_touched_are_not_read_again(samples, compute, monkeypatch):

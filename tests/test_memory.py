@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from grad.detector.checkpoint import ModelInfo, load_checkpoint, save_checkpoint
-from grad.features.backbone import BUILT_IN_BACKBONE, load_backbone
+from grad.features.backbone import load_backbone
+from grad.features.weights import BUILT_IN_BACKBONE
 from grad.model.grad import GRAD
 from grad.model.memory import COMMITMENT, Attention, MemoryPart, VectorQuantisation
 from grad.system.errors import GradError

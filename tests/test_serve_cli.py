@@ -3,10 +3,16 @@
 import http.client
 import io
 import json
+import re
+import shutil
 import signal
 import socket
+import ssl
+import subprocess
+import sys
 import time
 import urllib.parse
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -26,8 +32,9 @@ from grad.detector.detector import Detector
 from grad.features.backbone import load_backbone
 from grad.model.grad import GRAD
 from grad.score.thresholds import calibrate
-from grad.serve import options as command
+from grad.serve import run as command
 from grad.serve.__main__ import main
+from grad.serve.options import ServeOptions
 from grad.serve.server import announce, bind, url
 from grad.serve.settings import ServeSettings
 
@@ -128,8 +135,8 @@ def test_help_lists_every_option(capsys):
 
 def test_the_token_may_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("GRAD_TOKEN", "from there")
-    assert command.parse(["m"]).settings().token == "from there"
-    assert command.parse(["m", "--token", "here"]).settings().token == "here"
+    assert ServeOptions(Path("m")).settings().token == "from there"
+    assert ServeOptions(Path("m"), token="here").settings().token == "here"
 
 
 def test_answers_are_sent_at_once():
@@ -215,3 +222,42 @@ def can_connect(server):
     except OSError:
         return False
     return True
+
+
+def test_https_and_a_line_for_each_request(model, tmp_path):
+    make = shutil.which("openssl")
+    if make is None:
+        pytest.skip("no openssl on this machine, which makes the certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    request = f"req -x509 -newkey rsa:2048 -nodes -days 1 -keyout {key} -out {certificate}"
+    name = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([make, *request.split(), *name], check=True, capture_output=True)
+    command = [sys.executable, "-m", "grad.serve", str(model), "--port", "0", "--access-log"]
+    files = ["--ssl-certfile", str(certificate), "--ssl-keyfile", str(key)]
+    with subprocess.Popen(
+        [*command, *files], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        address = re.search(r"https://\S+", process.stdout.readline())[0]
+        trusted = ssl.create_default_context(cafile=certificate)
+        with urllib.request.urlopen(f"{address}health", context=trusted) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert re.fullmatch(r"\S+ \S+ 127\.0\.0\.1:\d+ GET /health HTTP/1\.1 200 OK\n", errors)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--ssl-certfile", "none.pem"], "--ssl-certfile none.pem is no file"),
+        (["--ssl-certfile", "text.pem"], "--ssl-certfile text.pem can't be used"),
+        (["--ssl-keyfile", "text.pem"], "--ssl-keyfile needs --ssl-certfile"),
+    ],
+)
+def test_certificates_that_are_none(model, tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.pem").write_text("no certificate")
+    assert main([str(model), "--port", "0", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err and captured.err.count("\n") == 1

@@ -8,7 +8,7 @@ from PIL import Image
 
 from grad.data.samples import Sample, held_out_count, hold_out
 from grad.data.validation import find_validation
-from grad.features.compute import Features
+from grad.features.features import Features
 from grad.features.split import split_training
 from grad.system.errors import GradError
 

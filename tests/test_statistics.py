@@ -9,7 +9,7 @@ from conftest import MapsInMemory
 from rich.console import Console
 
 from grad.data.samples import Sample
-from grad.features.compute import Features
+from grad.features.features import Features
 from grad.model.grad import GRAD
 from grad.model.measure import leaving_out, measure_features, measure_residuals
 from grad.model.settings import ModelSettings

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from accuracy.rows import Method
-from grad.features.compute import Features
+from grad.features.features import Features
 from grad.model.grad import GRAD
 from grad.train.loop import fit
 from grad.train.plan import TrainPlan

@@ -19,7 +19,8 @@ from accuracy.store import Result, Store, data_digest
 from grad.data.layouts import find_dataset
 from grad.data.samples import Dataset, few_shot
 from grad.features.backbone import Backbone, load_backbone
-from grad.features.compute import Features, compute_features
+from grad.features.compute import compute_features
+from grad.features.features import Features
 from grad.model.settings import ModelSettings
 from grad.model.size import count_parameters
 from grad.score.dataset import evaluate

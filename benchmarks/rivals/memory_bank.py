@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grad.features.compute import Features
+from grad.features.features import Features
 
 _CHUNK = 4096  # rows compared at once
 

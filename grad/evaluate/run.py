@@ -23,7 +23,8 @@ from grad.detector.checkpoint import (
     save_calibration,
 )
 from grad.evaluate.options import EvaluateOptions
-from grad.features.compute import Features, compute_features, default_cache
+from grad.features.compute import compute_features, default_cache
+from grad.features.features import Features
 from grad.report.console import show_thresholds
 from grad.report.contents import About
 from grad.report.results import Results, test_settings, write_metrics

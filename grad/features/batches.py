@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from grad.features.compute import Features
+from grad.features.features import Features
 
 OnDevice = Literal["auto", "always", "never"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from grad.data.samples import hold_out
-from grad.features.compute import Features
+from grad.features.features import Features
 
 Source = Literal["held out", "validation", "training"]
 """Where the good images of a class that thresholds are made from came from."""

@@ -1,6 +1,6 @@
 """How a model's statistics are measured on the features of good images.
 
-The one place where the model meets :class:`grad.features.compute.Features`; all else sees tensors.
+The one place where the model meets :class:`grad.features.features.Features`; all else sees tensors.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from grad.features.compute import Features
+from grad.features.features import Features
 from grad.model.gaussians import Places, chosen, whitening
 from grad.model.rows import to_rows
 from grad.model.statistics import Statistics

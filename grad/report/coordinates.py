@@ -20,7 +20,7 @@ from grad.data.images import load_mask
 from grad.data.mosaic import Mosaic
 from grad.data.samples import Sample
 from grad.data.tiling import Tiling
-from grad.features.compute import Features
+from grad.features.features import Features
 from grad.model.grad import GRAD
 
 IMAGES = 1200  # looked at, each a point of the global grid

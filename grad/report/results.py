@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from grad.features.compute import Features
+from grad.features.features import Features
 from grad.features.split import TrainingSplit
 from grad.model.grad import GRAD
 from grad.model.size import describe

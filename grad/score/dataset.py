@@ -14,7 +14,7 @@ from grad.data.images import image_size, load_mask
 from grad.data.mosaic import Mosaic
 from grad.data.samples import Sample
 from grad.data.tiling import Tiling
-from grad.features.compute import Features
+from grad.features.features import Features
 from grad.model.grad import GRAD
 from grad.model.measure import leaving_out
 from grad.score.anomaly_map import anomaly_map, finish_blended, image_score, upsample

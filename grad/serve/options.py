@@ -40,6 +40,11 @@ class ServeOptions:
         _DEFAULT.max_wait_ms,
         "How long a batch that is not full waits for images that are being decoded.",
     )
+    ssl_certfile: Path | None = option(None, "Certificate (PEM), for https; none: plain HTTP.")
+    ssl_keyfile: Path | None = option(
+        None, "Key of the certificate (PEM); none: it is in the same file."
+    )
+    access_log: bool = option(False, "Write a line for each request to standard error.")
     device: str = option("auto", "cpu, cuda, cuda:1, ...; auto: cuda where there is one.")
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "Of the networks; auto: bfloat16 where the hardware has it."

@@ -35,7 +35,7 @@ def run(options: ServeOptions, console: Console) -> None:
         detector.warm_up(settings.batch_size)
         app = create_app(detector, settings, _title(options.model))
         announce(settings, listener, console)
-        serve(app, listener)
+        serve(app, listener, settings)
 
 
 def _check_packages() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 from types import FrameType
 
 import uvicorn
@@ -16,6 +17,25 @@ from grad.system.errors import GradError
 
 _LAST_ANSWERS = 30  # seconds that accepted requests have at the end
 _IDLE = 30  # seconds that a connection without requests stays open
+_LOG = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "access": {
+            "()": "uvicorn.logging.AccessFormatter",
+            "fmt": "%(asctime)s %(client_addr)s %(request_line)s %(status_code)s",
+            "use_colors": False,
+        }
+    },
+    "handlers": {
+        "access": {
+            "class": "logging.StreamHandler",
+            "formatter": "access",
+            "stream": "ext://sys.stderr",
+        }
+    },
+    "loggers": {"uvicorn.access": {"handlers": ["access"], "level": "INFO", "propagate": False}},
+}
 
 
 def bind(settings: ServeSettings) -> socket.socket:
@@ -44,17 +64,17 @@ def bind(settings: ServeSettings) -> socket.socket:
         ) from error
 
 
-def url(listener: socket.socket) -> str:
+def url(listener: socket.socket, scheme: str = "http") -> str:
     """Where a browser on this machine finds the page."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = "localhost"
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
 def announce(settings: ServeSettings, listener: socket.socket, console: Console) -> None:
     """Say where the page is, and warn where everybody may use it."""
-    where = url(listener)
+    where = url(listener, "http" if settings.ssl_certfile is None else "https")
     console.print(
         f"Inspection page: {where} (Ctrl-C ends it)", markup=False, highlight=False, soft_wrap=True
     )
@@ -66,16 +86,30 @@ def announce(settings: ServeSettings, listener: socket.socket, console: Console)
         )
 
 
-def serve(app: ASGIApp, listener: socket.socket) -> None:
-    """Answer requests until SIGINT or SIGTERM; what was accepted by then is still answered."""
+def serve(app: ASGIApp, listener: socket.socket, settings: ServeSettings) -> None:
+    """Answer requests until SIGINT or SIGTERM; what was accepted by then is still answered.
+
+    Raises:
+        GradError: the certificate or its key can't be used.
+    """
     config = uvicorn.Config(
         app,
-        log_level="warning",
-        access_log=False,
+        log_level="info" if settings.access_log else "warning",
+        access_log=settings.access_log,
+        log_config=_LOG if settings.access_log else None,
         server_header=False,
         timeout_keep_alive=_IDLE,
         timeout_graceful_shutdown=_LAST_ANSWERS,
+        ssl_certfile=settings.ssl_certfile and settings.ssl_certfile.expanduser(),
+        ssl_keyfile=settings.ssl_keyfile and settings.ssl_keyfile.expanduser(),
     )
+    try:
+        config.load()  # reads the certificate
+    except (ssl.SSLError, OSError) as error:
+        raise GradError(
+            f"--ssl-certfile {settings.ssl_certfile} can't be used ({error}): give a certificate "
+            "and its key in PEM format."
+        ) from error
     # uvicorn handles both signals and then raises them again: here, that is no failure.
     before = {sig: signal.signal(sig, _nothing) for sig in (signal.SIGINT, signal.SIGTERM)}
     try:

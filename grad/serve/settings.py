@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
@@ -28,6 +29,9 @@ class ServeSettings:
         batch_size: most images in one run of the network.
         max_wait_ms: how long a batch that is not full waits for images still being decoded.
         read_timeout_s: how long an upload may take.
+        ssl_certfile, ssl_keyfile: certificate and its key (PEM), for https; None: plain HTTP. A
+            certificate may hold its key.
+        access_log: whether each request is a line on standard error.
 
     Raises:
         GradError: if a value is out of range.
@@ -42,6 +46,9 @@ class ServeSettings:
     batch_size: int = 8
     max_wait_ms: float = 5.0
     read_timeout_s: float = 60.0
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    access_log: bool = False
 
     def __post_init__(self) -> None:
         _between("--port", self.port, 0, 65535)
@@ -51,6 +58,14 @@ class ServeSettings:
         _between("--batch-size", self.batch_size, 1, 4096)
         _between("--max-wait-ms", self.max_wait_ms, 0, 10_000)
         _between("--read-timeout-s", self.read_timeout_s, 0.001, 86_400)
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise GradError("--ssl-keyfile needs --ssl-certfile: the certificate that it is for.")
+        for flag, file in (
+            ("--ssl-certfile", self.ssl_certfile),
+            ("--ssl-keyfile", self.ssl_keyfile),
+        ):
+            if file is not None and not file.expanduser().is_file():
+                raise GradError(f"{flag} {file} is no file: give one in PEM format.")
         if self.token is not None and not (self.token.isascii() and self.token.isprintable()):
             raise GradError("--token must be printable ASCII, as HTTP headers are.")
         if self.token is not None and not self.token.strip():

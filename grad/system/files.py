@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from grad.system.errors import GradError
 
@@ -38,8 +38,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def claimed(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold the sole right to write a file, against all processes that ask for it in this way.
 
-    The right ends with the process, whatever ends it. The file that stands for it, ``.NAME.lock``,
-    is gone afterwards.
+    The right ends with the process, whatever ends it. What stands for it is the file
+    ``.NAME.lock``, which stays.
 
     Args:
         path: the file.
@@ -51,39 +51,26 @@ def claimed(path: Path, *, wait: bool = True) -> Iterator[bool]:
     Raises:
         GradError: the folder can't be written to.
     """
-    lock = path.with_name(f".{path.name}.lock")
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=-1 if wait else 0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = _locked(lock, wait)
+        held = _acquire(lock)
     except OSError as error:
         raise GradError(
             f"{path} can't be written ({error.strerror}): free some space or choose another folder."
         ) from error
     try:
-        yield file is not None
+        yield held
     finally:
-        if file is not None:
-            with suppress(OSError):
-                lock.unlink()
-            file.close()
+        lock.release()
 
 
-def _locked(lock: Path, wait: bool) -> BinaryIO | None:
-    """The open and locked file; None where another process holds it and there is no waiting."""
-    while True:
-        file = lock.open("ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
-                    return file
-        except BlockingIOError:
-            file.close()
-            return None
-        except BaseException:
-            file.close()
-            raise
-        file.close()  # whoever held it before has unlinked it: this one is no longer in the folder
+def _acquire(lock: FileLock) -> bool:
+    try:
+        lock.acquire()
+    except Timeout:
+        return False
+    return True
 
 
 def remove_leftovers(folder: Path, suffix: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from grad.data.samples import Dataset
 from grad.features.backbone import Backbone
-from grad.features.compute import Features
+from grad.features.features import Features
 from grad.features.split import TrainingSplit
 from grad.report.contents import About
 from grad.report.results import test_settings

@@ -12,7 +12,8 @@ from grad.data.samples import Dataset, Sample, few_shot
 from grad.data.survey import check_masks
 from grad.data.validation import find_validation
 from grad.features.backbone import Backbone
-from grad.features.compute import Features, compute_features
+from grad.features.compute import compute_features
+from grad.features.features import Features
 from grad.train.options import TrainOptions
 from grad.train.plan import TrainPlan
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from grad.features.batches import Loader, OnDevice, balanced_batches, batches
-from grad.features.compute import Features
+from grad.features.features import Features
 from grad.model.grad import GRAD
 from grad.model.grids import Grid
 from grad.model.measure import images_measured, measure_features, measure_residuals

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from grad.features.compute import Features
+from grad.features.features import Features
 from grad.system.errors import GradError
 
 _SECONDS = 1.0  # between two looks, each of which waits for the device

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from grad.detector.checkpoint import ModelInfo, save_calibration, save_checkpoint
 from grad.features.backbone import Backbone
-from grad.features.compute import Features
+from grad.features.features import Features
 from grad.features.split import TrainingSplit
 from grad.model.grad import GRAD
 from grad.model.size import describe

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from grad.data.samples import Dataset
-from grad.features.backbone import BUILT_IN_BACKBONE
 from grad.features.compute import default_cache
+from grad.features.weights import BUILT_IN_BACKBONE
 from grad.model.presets import PRESETS, Preset, PresetRow
 from grad.model.settings import ModelSettings
 from grad.system import distributed
