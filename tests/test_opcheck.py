@@ -1,6 +1,6 @@
 """torch.library.opcheck on every operator: schema, fake kernel, tracing with dynamic shapes.
 
-The operators have no autograd formula of their own (grad/ops/functions.py joins forward and
+The operators have no autograd formula of their own (each module of grad.ops joins forward and
 backward), so they are checked on tensors that need no gradient.
 """
 
