@@ -29,9 +29,8 @@ from grad.data.images import load_picture
 from grad.data.picture import Picture, collate
 from grad.detector.checkpoint import LoadedModel, load_checkpoint
 from grad.detector.detector import Detector
-from grad.export.formats.onnx import DEFAULT_OPSET
+from grad.export.formats.base import FORMATS
 from grad.export.graph import ExportGraph, columns, facts, trace
-from grad.export.run import FORMATS
 from grad.system.allocator import suit_large_tensors
 from grad.system.errors import GradError
 
@@ -71,10 +70,10 @@ def contestants(loaded: LoadedModel, folder: Path, threads: int) -> dict[str, Ru
     chosen = columns(loaded.calibration, None)  # type: ignore[arg-type]
     graph = ExportGraph(loaded.backbone, loaded.model, size, chosen)
     program, about = trace(graph), facts(loaded.info, chosen, "graph")
-    for form in FORMATS.values():
-        form.check_packages()
-        file = form.write(program, folder / f"model{form.suffix}", about, DEFAULT_OPSET)[0]
-        runs[f"{form.runtime} float32"] = form.open(file, threads)
+    for row in FORMATS.values():
+        module = row.load()
+        file = module.write(program, folder / f"model{row.suffix}", about)[0]
+        runs[f"{row.runtime} float32"] = module.open_file(file, threads)
     runs["OpenVINO by default"] = openvino_by_default(folder / "model.xml", threads)
     return runs
 

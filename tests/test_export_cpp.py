@@ -17,8 +17,8 @@ from exporting import SIZE, make_backbone, make_graph, make_model, write_images
 from PIL import Image
 
 from grad.detector.detector import Detector
+from grad.export.formats import onnx as onnx_format
 from grad.export.graph import columns, facts, trace
-from grad.export.run import FORMATS
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "onnxruntime_cpp"
 HEADER = "onnxruntime_cxx_api.h"
@@ -75,7 +75,7 @@ def test_scores_are_the_detectors(program, tmp_path):
     chosen = columns(loaded.calibration, None)
     program_of_graph, about = trace(make_graph(loaded)), facts(loaded.info, chosen, "graph")
     file = tmp_path / "model.onnx"
-    FORMATS["onnx"].write(program_of_graph, file, about, 18)
+    onnx_format.write(program_of_graph, file, about)
     pictures = sorted(write_images(tmp_path, ((90, 70), (SIZE, SIZE), (300, 41))).glob("*.png"))
     for picture in pictures:
         Image.open(picture).save(picture.with_suffix(".ppm"))

@@ -8,8 +8,9 @@ import pytest
 import torch
 from exporting import SIZE, make_backbone, make_graph, make_model, noise
 
+from grad.export.formats import onnx as onnx_format
+from grad.export.formats.base import FORMATS
 from grad.export.graph import columns, facts, trace
-from grad.export.run import FORMATS
 from grad.system.errors import GradError
 
 onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
@@ -28,13 +29,15 @@ def loaded(backbone):
     return make_model(backbone)
 
 
-def write(loaded, folder, name, opset=18, **options):
+def write(loaded, folder, name, format_options=None, **options):
     """A file of a format, the graph it was made of, and how to run it."""
-    form = FORMATS[name]
+    row = FORMATS[name]
+    module = row.load()
     graph = make_graph(loaded, **options)
     about = facts(loaded.info, columns(loaded.calibration, None), graph.resize)
-    files = form.write(trace(graph), folder / f"model{form.suffix}", about, opset)
-    return SimpleNamespace(graph=graph, files=files, path=files[0], open=form.open)
+    path = folder / f"model{row.suffix}"
+    files = module.write(trace(graph), path, about, **(format_options or {}))
+    return SimpleNamespace(graph=graph, files=files, path=files[0], open=module.open_file)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +97,7 @@ def test_statistics_and_context(backbone, tmp_path, name):
 
 def test_onnx_without_resize_in_another_opset(backbone, tmp_path):
     options = {"parts": "global", "global_dims": 3, "global_resolution": 3}
-    file = write(make_model(backbone, **options), tmp_path, "onnx", opset=20, resize="none")
+    file = write(make_model(backbone, **options), tmp_path, "onnx", {"opset": 20}, resize="none")
     model = onnx.load(file.path)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
     images = torch.rand(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
@@ -107,7 +110,7 @@ def test_onnx_without_resize_in_another_opset(backbone, tmp_path):
 @pytest.mark.parametrize("opset", [9, 17, 99])
 def test_opsets_that_torch_does_not_write(loaded, tmp_path, opset):
     with pytest.raises(GradError, match=f"--opset {opset} can't be written: give 18 to 2"):
-        FORMATS["onnx"].write(None, tmp_path / "model.onnx", {}, opset)
+        onnx_format.write(None, tmp_path / "model.onnx", {}, opset)
 
 
 def test_onnx_has_standard_operators_that_tensorrt_reads(onnx_file):

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from grad.export.formats.base import FORMATS
 from grad.score.rates import check_rate
-from grad.system.command_line import argument, option
+from grad.system.command_line import argument, flag, option
 from grad.system.errors import GradError
 
 
@@ -21,8 +22,8 @@ class ExportOptions:
     """
 
     model: Path = argument("Folder of a run, or its model.safetensors.")
-    format: Literal["onnx", "openvino", "torch"] = option(
-        "onnx", "onnx: for ONNX Runtime and TensorRT; openvino; torch: with the compiled operators."
+    format: str = option(
+        "onnx", "; ".join(f"{name}: {row.purpose}" for name, row in FORMATS.items()) + "."
     )
     out: Path | None = option(
         None, "File to write, .onnx, .xml or .pt2; none: beside the model, under its name."
@@ -48,5 +49,16 @@ class ExportOptions:
             check_rate(self.false_alarm_rate)
         if self.batch != "dynamic" and self.batch < 1:
             raise GradError(f"--batch {self.batch} is too small: give 1 or more, or dynamic.")
-        if self.opset is not None and self.format != "onnx":
-            raise GradError(f"--opset is a matter of --format onnx, not of {self.format}.")
+        if self.format not in FORMATS:
+            raise GradError(f"--format {self.format} is none of {', '.join(FORMATS)}.")
+        for name, row in FORMATS.items():
+            for other in row.options:
+                if getattr(self, other) is not None and other not in FORMATS[self.format].options:
+                    raise GradError(
+                        f"{flag(other)} is a matter of --format {name}, not of {self.format}."
+                    )
+
+    def format_options(self) -> dict[str, Any]:
+        """The options of the chosen format alone that were given."""
+        names = FORMATS[self.format].options
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}

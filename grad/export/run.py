@@ -17,10 +17,7 @@ from grad.data.demo import demo_dataset
 from grad.data.sources import Item, find_items, is_live, items_of
 from grad.detector.checkpoint import LoadedModel, load_checkpoint, model_file
 from grad.detector.detector import Detector
-from grad.export.formats.base import Format
-from grad.export.formats.onnx import DEFAULT_OPSET, ONNX
-from grad.export.formats.openvino import OPENVINO
-from grad.export.formats.torch import TORCH
+from grad.export.formats.base import FORMATS, Format
 from grad.export.graph import Column, ExportGraph, columns, facts, trace
 from grad.export.verify import Parity, batches, verify
 from grad.system.errors import GradError
@@ -28,8 +25,6 @@ from grad.system.files import replacing
 
 if TYPE_CHECKING:
     from grad.export.options import ExportOptions
-
-FORMATS = {"onnx": ONNX, "openvino": OPENVINO, "torch": TORCH}
 
 _DEMO_STEP = 3  # of the demo set's test images every third is verified with
 
@@ -48,9 +43,9 @@ def export_model(options: ExportOptions, console: Console) -> Path:
         GradError: something that was given is wrong, a package is missing, or the file does not
             compute what the detector does; no file is left then.
     """
-    form = FORMATS[options.format]
-    form.check_packages()
-    out = _output_file(options, form)
+    chosen_format = FORMATS[options.format]
+    module = chosen_format.load()
+    out = _output_file(options, chosen_format)
     images = list(_images(options.images))
     loaded = load_checkpoint(options.model)
     chosen = _columns(loaded, options)
@@ -61,16 +56,16 @@ def export_model(options: ExportOptions, console: Console) -> Path:
         length = None if options.batch == "dynamic" else options.batch
         about = facts(loaded.info, chosen, options.resize)
         program = trace(graph, length)
-        files = form.write(program, folder / out.name, about, options.opset or DEFAULT_OPSET)
+        files = module.write(program, folder / out.name, about, **options.format_options())
         parity = verify(
-            form.open(files[0], torch.get_num_threads()),
+            module.open_file(files[0], torch.get_num_threads()),
             Detector.of(loaded, device="cpu", precision="float32").score_batch,
             [column.threshold for column in chosen],
             loaded.info.image_size,
             options.resize,
             batches(images, length),
         )
-        console.print(parity_table(form, parity))
+        console.print(parity_table(chosen_format.runtime, parity))
         parity.check()
         for file in reversed(files):  # the one that needs the others comes last
             with replacing(out.with_name(file.name)) as temporary:
@@ -79,9 +74,9 @@ def export_model(options: ExportOptions, console: Console) -> Path:
     return out
 
 
-def parity_table(form: Format, parity: Parity) -> Table:
+def parity_table(runtime: str, parity: Parity) -> Table:
     """What was measured, for people."""
-    table = Table(title=f"{form.runtime} beside the detector", title_justify="left")
+    table = Table(title=f"{runtime} beside the detector", title_justify="left")
     for heading in ("", "largest difference", "mean difference"):
         table.add_column(heading, justify="right" if heading else "left")
     for name, difference in (
@@ -101,14 +96,14 @@ def parity_table(form: Format, parity: Parity) -> Table:
     return table
 
 
-def _output_file(options: ExportOptions, form: Format) -> Path:
+def _output_file(options: ExportOptions, file_format: Format) -> Path:
     """Where the file goes, with the format's suffix."""
     if options.out is None:
-        return model_file(options.model).with_suffix(form.suffix)
+        return model_file(options.model).with_suffix(file_format.suffix)
     out = options.out.expanduser()
-    if out.suffix != form.suffix:
+    if out.suffix != file_format.suffix:
         raise GradError(
-            f"--out {options.out} must end in {form.suffix}, as files of --format "
+            f"--out {options.out} must end in {file_format.suffix}, as files of --format "
             f"{options.format} do."
         )
     if out.is_dir():

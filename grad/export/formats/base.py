@@ -1,16 +1,22 @@
-"""What the formats have in common."""
+"""The formats that a model can be exported to: a row each, and what they have in common.
+
+A format is a row here and a module beside this one, which has two functions:
+
+- ``write(program, path, facts, **options)`` writes an exported program with facts about it, to a
+  path with the right suffix; ``options`` are those that the row names, as far as they were given.
+  It returns the files written: ``path``, and others with its stem.
+- ``open_file(path, threads)`` says how to run it on the CPU; 0 threads: one a core.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.export import ExportedProgram
 
 from grad.system.errors import GradError
 
@@ -25,23 +31,24 @@ class Format:
     Attributes:
         suffix: of its files.
         runtime: what runs it here, for the parity table.
-        packages: what must be installed to write and run it.
-        write: program, path, facts about it, version of ONNX's operators -> the files written,
-            ``path`` and others with its stem; may take any path with the right suffix.
-        open: path, threads (0: one a core) -> how to run it, on the CPU.
+        purpose: what it is for, for ``--help``.
+        module: which writes and runs it.
+        packages: what must be installed for that.
+        options: fields of :class:`grad.export.options.ExportOptions` that it alone has.
     """
 
     suffix: str
     runtime: str
-    packages: tuple[str, ...]
-    write: Callable[[ExportedProgram, Path, dict[str, str], int], list[Path]]
-    open: Callable[[Path, int], Runner]
+    purpose: str
+    module: str
+    packages: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
-    def check_packages(self) -> None:
-        """Load the packages.
+    def load(self) -> Any:
+        """The module, with ``write`` and ``open_file``.
 
         Raises:
-            GradError: one is missing, or does not load.
+            GradError: a package is missing, or does not load.
         """
         for name in self.packages:
             try:
@@ -51,6 +58,29 @@ class Format:
                     f"Files of the format {self.runtime} need the package {name} ({error}): run "
                     '`pip install "grad-anomaly[export]"`.'
                 ) from error
+        return importlib.import_module(self.module)
+
+
+FORMATS = {
+    "onnx": Format(
+        ".onnx",
+        "ONNX Runtime",
+        "for ONNX Runtime and TensorRT",
+        "grad.export.formats.onnx",
+        ("onnx", "onnxscript", "onnxruntime"),
+        options=("opset",),
+    ),
+    "openvino": Format(
+        ".xml",
+        "OpenVINO",
+        "for Intel's processors",
+        "grad.export.formats.openvino",
+        ("onnx", "onnxscript", "openvino"),
+    ),
+    "torch": Format(
+        ".pt2", "torch.export", "with the compiled operators", "grad.export.formats.torch"
+    ),
+}
 
 
 def as_arrays(outputs: Any) -> list[NDArray[Any]]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from grad.export.formats.base import Format, Runner, as_arrays
+from grad.export.formats.base import Runner, as_arrays
 from grad.export.graph import AXES, INPUT, OUTPUTS
 from grad.export.standard_operators import with_standard_operators
 from grad.system.errors import GradError
@@ -18,7 +18,9 @@ from grad.system.errors import GradError
 DEFAULT_OPSET = 18  # the lowest that torch writes, so the one that most runtimes read
 
 
-def write(program: ExportedProgram, path: Path, facts: dict[str, str], opset: int) -> list[Path]:
+def write(
+    program: ExportedProgram, path: Path, facts: dict[str, str], opset: int = DEFAULT_OPSET
+) -> list[Path]:
     """Write a program; ``facts`` become the file's ``metadata_props``.
 
     Args:
@@ -53,7 +55,7 @@ def write(program: ExportedProgram, path: Path, facts: dict[str, str], opset: in
     return [path]
 
 
-def open_onnx(path: Path, threads: int = 0) -> Runner:
+def open_file(path: Path, threads: int = 0) -> Runner:
     """Run a file in ONNX Runtime on the CPU."""
     import onnxruntime
 
@@ -65,6 +67,3 @@ def open_onnx(path: Path, threads: int = 0) -> Runner:
         return as_arrays(session.run(list(OUTPUTS), {INPUT: images}))
 
     return run
-
-
-ONNX = Format(".onnx", "ONNX Runtime", ("onnx", "onnxscript", "onnxruntime"), write, open_onnx)

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from grad.export.formats import onnx as onnx_format
-from grad.export.formats.base import Format, Runner, as_arrays
+from grad.export.formats.base import Runner, as_arrays
 
 # Where a processor has bfloat16, OpenVINO computes in it unless it is told not to.
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
-def write(program: ExportedProgram, path: Path, facts: dict[str, str], opset: int) -> list[Path]:
+def write(program: ExportedProgram, path: Path, facts: dict[str, str]) -> list[Path]:
     """Write a program by way of ONNX; ``facts`` go under ``grad`` into the file's ``rt_info``.
 
     Arguments as in :func:`grad.export.formats.onnx.write`, ``path`` ending in ``.xml``.
@@ -25,7 +25,7 @@ def write(program: ExportedProgram, path: Path, facts: dict[str, str], opset: in
 
     with TemporaryDirectory() as folder:
         onnx = Path(folder, "model.onnx")
-        onnx_format.write(program, onnx, facts, opset)
+        onnx_format.write(program, onnx, facts)
         model = openvino.Core().read_model(onnx)
         for name, fact in facts.items():
             model.set_rt_info(fact, ["grad", name])
@@ -34,7 +34,7 @@ def write(program: ExportedProgram, path: Path, facts: dict[str, str], opset: in
     return [path, path.with_suffix(".bin")]
 
 
-def open_openvino(path: Path, threads: int = 0) -> Runner:
+def open_file(path: Path, threads: int = 0) -> Runner:
     """Run a file in OpenVINO on the CPU, in float32."""
     import openvino
 
@@ -45,6 +45,3 @@ def open_openvino(path: Path, threads: int = 0) -> Runner:
         return as_arrays(outputs[index] for index in range(len(outputs)))
 
     return run
-
-
-OPENVINO = Format(".xml", "OpenVINO", ("onnx", "onnxscript", "openvino"), write, open_openvino)

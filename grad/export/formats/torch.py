@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
-from grad.export.formats.base import Format, Runner, as_arrays
+from grad.export.formats.base import Runner, as_arrays
 
 FACTS = "grad.json"  # in the archive, for torch.export.load's extra_files
 
 
-def write(program: ExportedProgram, path: Path, facts: dict[str, str], opset: int) -> list[Path]:
+def write(program: ExportedProgram, path: Path, facts: dict[str, str]) -> list[Path]:
     """Write a program; ``facts`` are in the archive as the extra file ``grad.json``.
 
     Arguments as in :func:`grad.export.formats.onnx.write`.
@@ -27,7 +27,7 @@ def write(program: ExportedProgram, path: Path, facts: dict[str, str], opset: in
     return [path]
 
 
-def open_torch(path: Path, threads: int = 0) -> Runner:
+def open_file(path: Path, threads: int = 0) -> Runner:
     """Run a file on the CPU, with the threads that torch has."""
     with path.open("rb") as file:
         module = torch.export.load(file).module()
@@ -37,6 +37,3 @@ def open_torch(path: Path, threads: int = 0) -> Runner:
             return as_arrays(module(torch.from_numpy(images)))
 
     return run
-
-
-TORCH = Format(".pt2", "torch.export", (), write, open_torch)
