@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from rivals.memory_bank import MemoryBank
-from rivals.uniad import UniAD
+from others.memory_bank import MemoryBank
+from others.uniad import UniAD
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode

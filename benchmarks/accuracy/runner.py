@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from report import machine_facts
+from common.facts import machine_facts
 from rich.console import Console
 
 from accuracy.methods import METHODS, count_flops

@@ -1,0 +1,1 @@
+"""What all benchmarks share: the clock, facts about the machine, made-up images."""

@@ -1,0 +1,1 @@
+"""Speed of the operators against eager and compiled PyTorch."""

@@ -1,0 +1,1 @@
+"""Other people's methods on the same images, and ours beside them."""

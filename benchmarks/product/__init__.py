@@ -1,0 +1,1 @@
+"""What training, predicting, serving and exporting cost."""

@@ -1,0 +1,52 @@
+"""Features that no backbone has made."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from grad.data.samples import Sample
+from grad.features.features import Features
+from grad.model.measure import measure_features, measure_residuals
+
+
+class MapsInMemory:
+    """Feature maps (N, H, W, C) as :class:`grad.features.store.StoredMaps` gives them."""
+
+    key = "in memory"
+
+    def __init__(self, maps: Tensor) -> None:
+        self._maps = maps.half().numpy()
+        self.shape = self._maps.shape
+
+    def read_into(self, row, maps):
+        maps[:] = self._maps[row]
+
+
+def make_features(count=9, seed=0, *, shape=(6, 3, 3), broken=None, class_name="a"):
+    """Features (C, H, W) that are one pattern with a little noise; NaN in one image if asked."""
+    channels, *size = shape
+    generator = torch.Generator().manual_seed(seed)
+    pattern = torch.randn(1, *size, channels, generator=generator)
+    maps = pattern + 0.1 * torch.randn(count, *size, channels, generator=generator)
+    if broken is not None:
+        maps[broken] = torch.nan
+    samples = tuple(Sample(Path(f"{i}.png"), class_name, "train") for i in range(count))
+    return Features(samples, (), (MapsInMemory(maps),), tuple((0, i) for i in range(count)))
+
+
+def measure_statistics(model, classes=("a", "b")):
+    """Give a model with statistics those of random features, of another mean in each class."""
+    s = model.settings
+    generator = torch.Generator().manual_seed(0)
+    maps, samples = [], []
+    for number, name in enumerate(classes):
+        mean = number + torch.randn(s.height, s.width, s.channels, generator=generator)
+        for _ in range(9):
+            maps.append(mean + torch.randn(mean.shape, generator=generator))
+            samples.append(Sample(Path(f"{len(samples)}.png"), name, "train"))
+    places = tuple((0, i) for i in range(len(samples)))
+    features = Features(tuple(samples), (), (MapsInMemory(torch.stack(maps)),), places)
+    measure_features(model.eval().statistics, features)
+    with torch.no_grad():
+        measure_residuals(model.statistics, model, features)

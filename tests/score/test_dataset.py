@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.features import MapsInMemory
+
+from grad.data.samples import Sample
+from grad.features.features import Features
+from grad.model.grad import GRAD
+from grad.score.dataset import good_scores, trained_scores
+from grad.train.loop import fit
+from grad.train.schedule import Schedule
+
+SIDE = 32  # pixels, of the anomaly maps
+
+
+def features_of(classes):
+    """Maps of 4 x 4 pixels with 12 channels, so many of each class, each class around its own."""
+    generator = torch.Generator().manual_seed(0)
+    maps, samples = [], []
+    for number, (name, count) in enumerate(classes.items()):
+        images = torch.randn(count, 1, 1, 12, generator=generator)
+        maps.append(images + 0.3 * torch.randn(count, 4, 4, 12, generator=generator) + 4 * number)
+        samples += [Sample(Path(f"{name}{i}.png"), name, "train") for i in range(count)]
+    stored = (MapsInMemory(torch.cat(maps).half()),)
+    return Features(tuple(samples), (), stored, tuple((0, i) for i in range(len(samples))))
+
+
+@pytest.fixture(scope="module")
+def features():
+    return features_of({"b": 9, "a": 14, "c": 1})
+
+
+def make_model(preset, features):
+    torch.manual_seed(0)
+    model = GRAD.from_preset(preset, 12, 4, 4)
+    fit(model, features, Schedule(epochs=1, batch_size=8))
+    return model
+
+
+def test_a_model_without_statistics_scores_its_images_as_any(features):
+    model = make_model("grad-tiny", features)
+    found = trained_scores(model, features, SIDE, ["a", "b", "c"])
+    assert found == good_scores(model, features, SIDE)
+
+
+def test_statistics_do_not_know_the_images_that_they_judge(features):
+    """Images of a and b score higher than by Gaussians that know them; c has a single one."""
+    model = make_model("grad-plus", features)
+    known, found = (
+        dict(zip(("scores", "maxima"), values, strict=True))
+        for values in (
+            good_scores(model, features, SIDE),
+            trained_scores(model, features, SIDE, ["c", "b", "a"]),
+        )
+    )
+    for of in ("scores", "maxima"):
+        assert {name: len(values) for name, values in found[of].items()} == {
+            "a": 14,
+            "b": 9,
+            "c": 1,
+        }
+        assert found[of]["c"] == known[of]["c"]
+        for name in ("a", "b"):
+            assert sum(found[of][name]) > sum(known[of][name])
+    again = good_scores(model, features, SIDE)
+    assert again == (known["scores"], known["maxima"])
+
+
+def test_classes_without_images_are_passed_over(features):
+    model = make_model("grad-plus", features)
+    of_a, _ = trained_scores(model, features.of_classes(["a"]), SIDE, ["a", "b", "c"])
+    of_all, _ = trained_scores(model, features, SIDE, ["a", "b", "c"])
+    assert of_a == {"a": of_all["a"]}
