@@ -1,5 +1,6 @@
 """Written files in their runtimes: any batch, any size, and what they say about themselves."""
 
+import functools
 import json
 from types import SimpleNamespace
 
@@ -41,24 +42,30 @@ def write(loaded, folder, name, format_options=None, **options):
 
 
 @pytest.fixture(scope="module")
-def onnx_file(loaded, tmp_path_factory):
-    return write(loaded, tmp_path_factory.mktemp("onnx"), "onnx")
-
-
-@pytest.fixture(scope="module")
-def torch_file(loaded, tmp_path_factory):
-    return write(loaded, tmp_path_factory.mktemp("torch"), "torch")
-
-
-@pytest.fixture(scope="module")
-def openvino_file(loaded, tmp_path_factory):
+def file_of(loaded, tmp_path_factory):
+    """A file of the format of a name, written once."""
     pytest.importorskip("openvino", reason="the extra `export` is not installed")
-    return write(loaded, tmp_path_factory.mktemp("openvino"), "openvino")
+    return functools.cache(lambda name: write(loaded, tmp_path_factory.mktemp(name), name))
 
 
-@pytest.fixture(params=["onnx", "openvino", "torch"])
-def file(request):
-    return request.getfixturevalue(f"{request.param}_file")
+@pytest.fixture(params=FORMATS)
+def file(request, file_of):
+    return file_of(request.param)
+
+
+@pytest.fixture
+def onnx_file(file_of):
+    return file_of("onnx")
+
+
+@pytest.fixture
+def openvino_file(file_of):
+    return file_of("openvino")
+
+
+@pytest.fixture
+def torch_file(file_of):
+    return file_of("torch")
 
 
 def assert_runs_like_its_graph(file, shapes=SHAPES):

@@ -1,3 +1,5 @@
+from typing import get_args
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -5,7 +7,7 @@ import torch.nn.functional as F
 from grad.model.fusion import ResidualBlock
 from grad.model.grad import GRAD
 from grad.model.grids import Grid
-from grad.model.presets import PRESETS
+from grad.model.presets import PRESETS, Preset
 from grad.model.rows import to_maps, to_rows
 from grad.model.size import count_flops, count_parameters
 from grad.ops import reference
@@ -31,6 +33,18 @@ def test_presets_have_the_papers_size(preset, millions, gflop):
     model = GRAD.from_preset(preset, 216, 28, 28)
     assert count_parameters(model) / 1e6 == pytest.approx(millions, abs=0.01)
     assert count_flops(model) / 1e9 == pytest.approx(gflop, abs=0.02)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_rebuilds_its_maps(preset):
+    context = 4 if PRESETS[preset].context else 0
+    model = GRAD.from_preset(preset, *TINY[1:], context=context).eval()
+    assert model(maps()).shape == (3, 12 - context, 5, 4)
+    assert PRESETS[preset].statistics == (model.statistics is not None)
+
+
+def test_the_names_of_presets_are_those_of_the_table():
+    assert set(get_args(Preset)) == set(PRESETS)
 
 
 def test_grad_is_within_one_percent_of_the_papers_table():
