@@ -1,10 +1,15 @@
 """Fixtures that tests share; their helpers are in ``helpers``."""
 
+import hypothesis
 import pytest
 import torch
 from helpers import browser as chromium
 
 from grad.ops import library
+
+# How long an example takes is the machine's matter.
+hypothesis.settings.register_profile("grad", deadline=None)
+hypothesis.settings.load_profile("grad")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])

@@ -9,7 +9,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import torch
-from grad.allocator import keep_freed_memory
+from grad.system.allocator import keep_freed_memory
 
 if not keep_freed_memory():
     print("no glibc")
@@ -24,7 +24,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 HUGE = """
 from pathlib import Path
 
-from grad.options import run_command
+from grad.system.command_line import run_command
 
 
 def work():

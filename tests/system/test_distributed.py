@@ -23,7 +23,7 @@ from grad.model.measure import measure_features, measure_residuals
 from grad.score.dataset import evaluate, trained_scores
 from grad.score.records import Recorder
 from grad.system import distributed
-from grad.system.errors import GradError
+from grad.system.errors import GradError, raise_once
 from grad.train.__main__ import main
 from grad.train.batch_norm import synchronized
 from grad.train.loop import fit, make_optimizer
@@ -377,5 +377,5 @@ def test_what_is_wrong_in_all_processes_is_said_by_the_main_one(monkeypatch):
     for rank, words in (("0", "wrong in the main process"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
         with pytest.raises(GradError) as error:
-            distributed.said_once(raise_)
+            raise_once(raise_)
         assert str(error.value) == words

@@ -20,7 +20,7 @@ from grad.model.grad import GRAD
 from grad.system.errors import GradError
 from grad.system.files import replacing
 from grad.system.run_folder import STATE
-from grad.train import run as experiment
+from grad.train import images as run_images
 from grad.train import state as training_state
 from grad.train.__main__ import main
 from grad.train.loop import fit
@@ -200,7 +200,7 @@ def test_kill_9_and_resume(whole_run, options, tmp_path, capsys):
 
 def test_a_complete_run_says_so_and_more_epochs_go_on(whole_run, capsys, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "compute_features", None)  # nothing is computed
+        patch.setattr(run_images, "compute_features", None)  # nothing is computed
         assert main(["--resume", str(whole_run)]) == 0
     assert "is complete" in capsys.readouterr().out
     assert main(["--resume", str(whole_run), "--epochs", "26"]) == 0
