@@ -16,7 +16,7 @@ from grad.data.survey import Survey, survey_images
 from grad.data.validation import find_validation
 from grad.system.devices import default_workers
 from grad.system.errors import GradError
-from grad.system.progress import Progress, print_line
+from grad.system.progress import Progress, cell, print_line
 
 
 def check(options: CheckOptions, console: Console) -> None:
@@ -74,7 +74,7 @@ def _image_table(dataset: Dataset, survey: Survey) -> Table:
             sizes = sorted({(f.size[1], f.size[0]) for f in facts}, key=lambda s: s[0] * s[1])
             ends = dict.fromkeys((sizes[0], sizes[-1]))
             text = " to ".join(f"{width} x {height}" for width, height in ends)
-            table.add_row(name, text, _joined({f.kind for f in facts}))
+            table.add_row(cell(name), text, _joined({f.kind for f in facts}))
     return table
 
 

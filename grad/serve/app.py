@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 from grad.data.picture import Picture
+from grad.detector.result import check_score
 from grad.serve import access, answers, failures
 from grad.serve.access import Guard
 from grad.serve.answers import Health, Info, Prediction
@@ -145,6 +146,7 @@ class Inspector:
     async def _scored(self, pixels: Tensor) -> tuple[Tensor, float]:
         try:
             anomaly_map, score = await self._batcher.score(pixels)
+            check_score("The image", score)
         except Exception as error:  # out of memory, say: this batch's failure, not the server's
             _log.exception("A batch could not be scored.")
             raise failures.failed(error) from error
