@@ -322,7 +322,10 @@ class _Judge:
         decoded = [_picture_or_error(item) for item in items]
         pictures = [one for one in decoded if isinstance(one, Picture)]
         with torch.device("cpu"):  # whatever the program's own default is
-            scored = iter(self._scored(pictures))
+            try:
+                scored = iter(self._scored(pictures))
+            except GradError as error:  # of the only one, which can't be cut into tiles
+                return [error]
         return [
             self._result_or_error(item, one, *next(scored)) if isinstance(one, Picture) else one
             for item, one in zip(items, decoded, strict=True)
