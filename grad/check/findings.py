@@ -11,6 +11,8 @@ from grad.data.survey import Survey
 
 FEW_IMAGES = 10  # good training images of a class, below which results are rough
 SHRINKING = 4.0  # image sides for each side of the network's input, from which small defects vanish
+TILES = 6.0  # the same, from which tiles are better than larger inputs
+SHAPES = 1.1  # ratio of the widest to the narrowest shape of a class's images
 STRETCHING = 2.0  # ratio of the sides of an image from which the square distorts it much
 
 
@@ -102,7 +104,14 @@ def _sizes(name: str, samples: Sequence[Sample], survey: Survey, image_size: int
         lost = max(sizes[huge[0]]) / image_size
         yield (
             f"{name}: {_first(huge, sizes)} is shrunk to {image_size} x {image_size}, where "
-            f"defects narrower than about {lost:.0f} pixels vanish: choose a larger --image-size."
+            f"defects narrower than about {lost:.0f} pixels vanish: {_remedy(lost, image_size)}."
+        )
+    shapes = sorted(sizes, key=lambda path: sizes[path][1] / sizes[path][0])
+    if shapes and _ratio(sizes[shapes[-1]]) > SHAPES * _ratio(sizes[shapes[0]]):
+        yield (
+            f"{name}: images have several shapes, from {_pixels(sizes[shapes[0]])} "
+            f"({shapes[0]}) to {_pixels(sizes[shapes[-1]])} ({shapes[-1]}); each is squeezed into "
+            "the same square, so one thing looks different in them: crop all to one shape."
         )
     if long:
         yield (
@@ -171,6 +180,21 @@ def _by_content(samples: Sequence[Sample], survey: Survey) -> dict[str, list[Pat
         if facts is not None:
             found.setdefault(facts.digest, []).append(sample.path)
     return found
+
+
+def _remedy(lost: float, image_size: int) -> str:
+    """What keeps small defects: larger inputs up to a point, tiles beyond."""
+    if lost < TILES:
+        return "choose a larger --image-size"
+    return f"look at it in tiles, --tile {2 * image_size} for example"
+
+
+def _ratio(size: tuple[int, int]) -> float:
+    return size[1] / size[0]
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return f"{size[1]} x {size[0]}"
 
 
 def _where(

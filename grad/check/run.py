@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 
 from rich.console import Console
@@ -105,10 +106,10 @@ def _show_plan(
     readable = sum(sample.path in survey.images for sample in dataset.train)
     learned = readable - (0 if options.validation else sum(kept.values()))
     classes = len(dataset.classes)
-    chosen = f" --classes {options.classes}" if options.classes else ""
+    chosen = f" --classes {shlex.quote(options.classes)}" if options.classes else ""
     rate = options.false_alarm_rate
     lines = [
-        f"grad train --data {options.data}{chosen} would train one model for "
+        f"grad train --data {shlex.quote(str(options.data))}{chosen} would train one model for "
         f"{'1 class' if classes == 1 else f'{classes} classes'}: {learned} good images to learn "
         f"from, {sum(kept.values())} for thresholds, {len(dataset.test)} to test on.",
     ]

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from helpers.images import make_images
+from helpers.tiny_model import picture
 from PIL import Image
 
 from grad.check.__main__ import main
@@ -231,3 +232,28 @@ def test_equal_pictures_have_equal_digests(tmp_path):
     colour = image_facts(save(tmp_path / "colour.bmp", pixels))
     other = image_facts(save(tmp_path / "other.png", 255 - pixels))
     assert grey.digest == colour.digest != other.digest
+
+
+def test_small_defects_in_large_images_are_for_tiles(tmp_path, capsys):
+    for number in range(12):
+        picture(tmp_path / "big" / f"{number}.png", number, (2000, 3000))
+    assert main([str(tmp_path / "big")]) == 0
+    assert "look at it in tiles, --tile 448" in shown(capsys)
+
+
+def test_images_of_several_shapes_are_named(tmp_path, capsys):
+    for number in range(12):
+        picture(tmp_path / "mixed" / f"{number}.png", number, (100, 100 if number else 180))
+    assert main([str(tmp_path / "mixed")]) == 0
+    assert "mixed: images have several shapes, from 100 x 100" in shown(capsys)
+
+
+def test_the_proposed_command_can_be_pasted(tmp_path, capsys):
+    for number in range(12):
+        picture(tmp_path / "a folder" / f"{number}.png", number, (100, 100))
+    assert main([str(tmp_path / "a folder")]) == 0
+    assert f"grad train --data '{tmp_path}/a folder' would train" in shown(capsys)
+
+
+def shown(capsys):
+    return " ".join(capsys.readouterr().out.split())
