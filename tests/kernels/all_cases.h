@@ -1,0 +1,16 @@
+// Every case of one pair of types.
+#pragma once
+
+#include "interpolate_cases.h"
+#include "project_cases.h"
+#include "refine_cases.h"
+
+template <typename Device, typename T, typename G>
+void all_cases(Random& random) {
+  empty_interpolate_cases<Device, T, G>(random);
+  empty_project_cases<Device, T, G>(random);
+  empty_refine_cases<Device, T, G>(random);
+  interpolate_cases<Device, T, G>(random);
+  project_cases<Device, T, G>(random);
+  refine_cases<Device, T, G>(random);
+}
