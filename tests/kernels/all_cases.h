@@ -6,11 +6,13 @@
 #include "refine_cases.h"
 
 template <typename Device, typename T, typename G>
-void all_cases(Random& random) {
+void all_cases(Random& random, Choice choice) {
   empty_interpolate_cases<Device, T, G>(random);
   empty_project_cases<Device, T, G>(random);
   empty_refine_cases<Device, T, G>(random);
-  interpolate_cases<Device, T, G>(random);
-  project_cases<Device, T, G>(random);
-  refine_cases<Device, T, G>(random);
+  limit_interpolate_cases<Device, T, G>(random);
+  limit_project_cases<Device, T, G>(random);
+  interpolate_cases<Device, T, G>(random, choice);
+  project_cases<Device, T, G>(random, choice);
+  refine_cases<Device, T, G>(random, choice);
 }

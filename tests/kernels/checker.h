@@ -1,6 +1,7 @@
 // What a result should be, and the comparison with it.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -33,10 +34,12 @@ inline int64_t& cases_passed() {
 // Compares results of one case; the first that is off ends the program.
 class Checker {
  public:
-  // `accumulate` is the type of sums.
+  // A is the type of sums. A position along the longest axis of a grid has an error relative to the axis.
   template <typename A>
-  static Checker of(std::string description) {
-    return Checker(std::move(description), std::is_same_v<A, double> ? 1e-11 : 3e-5);
+  static Checker of(std::string description, int64_t longest_axis = 1) {
+    const double of_sums = std::is_same_v<A, double> ? 1e-11 : 3e-5;
+    return Checker(std::move(description),
+                   std::max(of_sums, 4 * Type<A>::epsilon * static_cast<double>(longest_axis)));
   }
 
   const std::string& description() const { return description_; }

@@ -28,6 +28,8 @@ struct ProjectShape {
 //   static void project_forward(const Case&, const RowLayout& out, const std::vector<Expected>& want);
 //   template <int D, typename Case>
 //   static void project_backward(const Case&, const Case::Backward&);
+//   template <typename T, typename G>
+//   static std::vector<int> project_limits();  // see limit_project_cases
 template <typename Device, typename T, typename G>
 class ProjectCase {
  public:
@@ -53,7 +55,7 @@ class ProjectCase {
         hidden_columns_(alignment.columns(shape.hidden_columns)),
         columns_(alignment.columns(shape.columns)),
         cells_(shape.lattice.cells(shape.dims)),
-        checker_(Checker::of<A>(description(shape.lattice))),
+        checker_(Checker::of<A>(description(shape.lattice), longest_axis(shape.lattice))),
         noise_checker_(Checker::of<float>(description(shape.lattice))),
         hidden_layout_(alignment.rows(random, hidden_columns_, true)),
         hidden_(extent(hidden_layout_, rows_, hidden_columns_), shift()),
@@ -242,7 +244,7 @@ class ProjectCase {
 };
 
 template <typename Device, typename T, typename G>
-void project_cases(Random& random) {
+void project_cases(Random& random, Choice choice) {
   for (int dims = 1; dims <= 4; ++dims) {
     for (int wanted = 0; wanted < 16; ++wanted) {
       const bool large = wanted % 8 == 7;  // several parts of rows
@@ -253,6 +255,7 @@ void project_cases(Random& random) {
                                             dims, lattice.cells(dims));
       const int64_t hidden_columns = large ? random.integer(1, 20) : random_columns(random);
       const ProjectShape shape{dims, lattice, rows, hidden_columns, columns};
+      if (!choice.next()) continue;
       ProjectCase<Device, T, G>(random, shape, Alignment::random(random)).run(wanted);
     }
   }
@@ -273,5 +276,14 @@ void empty_project_cases(Random& random) {
         }
       }
     }
+  }
+}
+
+// Of one axis and column: as many cells as a device's best way takes, and one more.
+template <typename Device, typename T, typename G>
+void limit_project_cases(Random& random) {
+  for (const int cells : Device::template project_limits<T, G>()) {
+    const ProjectShape shape{1, {{cells, 1, 1, 1}, false, false}, 40, 1, 1};
+    ProjectCase<Device, T, G>(random, shape, Alignment::any()).run(15);
   }
 }

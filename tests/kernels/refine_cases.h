@@ -249,8 +249,9 @@ class RefineCase {
 };
 
 template <typename Device, typename P, typename T>
-void refine_cases(Random& random) {
+void refine_cases(Random& random, Choice choice) {
   for (int i = 0; i < 80; ++i) {
+    if (!choice.next()) continue;
     const Alignment alignment = Alignment::random(random);
     RefineCase<Device, T, P>(random, random_rows(random), random_columns(random), alignment).run(i % 8);
   }

@@ -54,6 +54,12 @@ struct CpuInterpolate {
                           backward.need_coords ? rows : Range{0, 0}, {0, D}, D, part.coords);
   }
 
+  // Grids of any size go the same way.
+  template <typename T, typename G>
+  static std::vector<int> interpolate_limits() {
+    return {};
+  }
+
  private:
   // Each part of the rows sums into a gradient of the grid of its own.
   template <int D, typename Case>

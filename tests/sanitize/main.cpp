@@ -25,10 +25,10 @@ int main(int count, char** arguments) {
     return 0;
   }
   uint32_t seed = 0;
-#define GRAD_ALL_CASES(T, G)      \
-  {                               \
-    Random random(++seed);        \
-    all_cases<Cpu, T, G>(random); \
+#define GRAD_ALL_CASES(T, G)                     \
+  {                                              \
+    Random random(++seed);                       \
+    all_cases<Cpu, T, G>(random, Choice::all()); \
   }
   GRAD_FOR_EACH_TYPE_PAIR(GRAD_ALL_CASES)
   all_conversions<grad::Half>();
