@@ -1,0 +1,34 @@
+// What runs at this moment: the parts of the emulator share it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <random>
+#include <string>
+
+#include "cuda_runtime.h"
+#include "emulator.h"
+
+namespace emulate {
+
+struct State {
+  std::string case_name;
+  Order order = Order::kAscending;
+  std::mt19937 random{1};
+  Totals totals = {};
+
+  const char* kernel = "";
+  const char* barrier_file = "";  // where the last barrier is
+  int barrier_line = 0;
+  bool in_kernel = false;
+  int thread = 0;  // of the block
+  // Epochs are counted over all launches; one ends with a barrier or a block.
+  uint32_t epoch = 0;
+  uint32_t block_epoch = 0, launch_epoch = 0;  // the block's and the launch's first
+};
+extern State state;
+
+// `pc` is an address in the kernel, or null.
+void fault(const std::string& kind, const void* pc, const std::string& detail = "");
+
+}  // namespace emulate
