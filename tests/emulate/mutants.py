@@ -2,9 +2,10 @@
 
     python mutants.py CSRC BUILD JOBS
 
-BUILD is where run.sh has built the kernels of one pair of types, and left how it did. A mutant is one text
-of a source exchanged for another; the text must occur exactly once, so that none goes stale unseen. It is
-found where the program ends with a fault or a wrong result; a mutant that runs on for too long is not.
+BUILD is where run.sh has built the kernels of one pair of types, and left how it did. A mutant is
+one text of a source exchanged for another; the text must occur exactly once, so that none goes
+stale unseen. It is found where the program ends with a fault or a wrong result; a mutant that runs
+on for too long is not.
 """
 
 from __future__ import annotations

@@ -1,17 +1,16 @@
-"""Copies csrc with the two things rewritten that only a CUDA compiler reads: launches and shared variables.
+"""Copies csrc, with what only a CUDA compiler reads rewritten: launches and shared variables.
 
-    python translate.py CSRC TARGET [--replace FILE OLD NEW]
+    python translate.py CSRC TARGET
 
-A launch becomes a call of emulate::launch, a ``__shared__`` variable a reference that emulate::shared
-returns; see toolkit/cuda_runtime.h for the rest of the language. Lines keep their numbers, and #line
-names the original file, so that compilers, debuggers and the emulator's faults point to it. With
-``--replace`` a text that occurs exactly once in a file is exchanged first.
+A launch becomes a call of emulate::launch, a ``__shared__`` variable a reference that
+emulate::shared returns; toolkit/cuda_runtime.h has the rest of the language. Lines keep their
+numbers, and #line names the original file, so that the emulator's faults point to it.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
+import sys
 from pathlib import Path
 
 SUFFIXES = {".h", ".cuh", ".cu"}
@@ -102,6 +101,7 @@ def rewrite_shared(text: str, numbers: list[int]) -> str:
 
 
 def translate(source: Path, target: Path, replacement: tuple[str, str, str] | None = None) -> None:
+    """With a replacement (file, old, new), a text that occurs once in a file is exchanged first."""
     numbers: list[int] = []  # of shared variables, over all files
     for path in sorted(p for p in source.rglob("*") if p.suffix in SUFFIXES):
         name = path.relative_to(source)
@@ -121,9 +121,4 @@ def translate(source: Path, target: Path, replacement: tuple[str, str, str] | No
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path)
-    parser.add_argument("target", type=Path)
-    parser.add_argument("--replace", nargs=3, metavar=("FILE", "OLD", "NEW"))
-    arguments = parser.parse_args()
-    translate(arguments.source, arguments.target, arguments.replace)
+    translate(Path(sys.argv[1]), Path(sys.argv[2]))
