@@ -208,26 +208,30 @@ MUTANTS = (
 )
 
 
-def kernels_that_read(build: Path, file: str) -> set[str]:
-    """The kernels whose compiler read this file."""
-    wanted = re.compile(rf"/{re.escape(file)}\b")
-    return {path.stem for path in build.glob("*.d") if wanted.search(path.read_text())}
+def reads(kernel: Path, file: str) -> bool:
+    """Whether the compiler read this file for an object."""
+    return bool(re.search(rf"/{re.escape(file)}\b", kernel.with_suffix(".d").read_text()))
 
 
-def run(command: list[str | Path], **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, **options)
+def run(
+    command: list[str | Path], *, check: bool = False, timeout: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, check=check, timeout=timeout, capture_output=True, text=True)
 
 
 def verdict(mutant: Mutant, csrc: Path, build: Path, folder: Path) -> tuple[bool, str]:
     translate.translate(csrc, folder / "csrc", (mutant.file, mutant.old, mutant.new))
     compiler = (build / "compile").read_text().split("\n")[:-1]
     linker = (build / "link").read_text().split("\n")[:-1]
-    mutated = kernels_that_read(build, mutant.file)
-    objects = [path for path in build.glob("*.o") if path.stem not in {*mutated, "main"}]
-    for kernel in sorted(mutated):
-        objects.append(folder / f"{kernel}.o")
-        source = folder / "csrc" / kernel / f"{kernel}_cuda.cu"
-        run([*compiler, f"-I{folder / 'csrc'}", "-c", source, "-o", objects[-1]], check=True)
+    objects = []
+    for original in sorted((build / "kernels").glob("*.o")):
+        if not reads(original, mutant.file):
+            objects.append(original)
+            continue
+        (source,) = (folder / "csrc").rglob(original.stem)
+        objects.append(folder / original.name)
+        include = f"-I{folder / 'csrc'}"
+        run([*compiler, include, "-c", source, "-o", objects[-1]], check=True)
     run([*linker, *objects, "-o", folder / "program"], check=True)
     try:
         done = run([folder / "program"], timeout=TIMEOUT)
@@ -237,7 +241,10 @@ def verdict(mutant: Mutant, csrc: Path, build: Path, folder: Path) -> tuple[bool
     report = next((line for line in lines if line.startswith(("fault: ", "wrong result: "))), "")
     place = next((line for line in lines if line.startswith("  in ")), "")
     found = done.returncode == 1 and report != "" and report.startswith(mutant.expected)
-    return found, f"{report[:110]}{place[1:]}" if report else f"no report, exit {done.returncode}"
+    return (
+        found,
+        f"{report[:110]}{place[1:]}" if report else f"no report, exit {done.returncode}",
+    )
 
 
 def main() -> int:
@@ -251,7 +258,10 @@ def main() -> int:
         for mutant, result in zip(MUTANTS, work, strict=True):
             found, report = result.result()
             missed += not found
-            print(f"mutant: {mutant.title}: {'found' if found else 'MISSED'}: {report}", flush=True)
+            print(
+                f"mutant: {mutant.title}: {'found' if found else 'MISSED'}: {report}",
+                flush=True,
+            )
     print(f"emulator: {len(MUTANTS)} mutants of the kernels, {missed} missed")
     return missed > 0
 

@@ -1,24 +1,15 @@
 // Accesses that the kernels ask for by name: whole words, and atomics.
 #include <cstring>
 
-#include "shadow.h"
-#include "state.h"
+#include "observer.h"
 
 namespace emulate {
 
 namespace {
 
-void check(const void* place, size_t bytes, [[maybe_unused]] Access access, const void* pc) {
-#ifdef EMULATE_SHADOW
-  check_access(place, bytes, access, pc);
-#else
-  if (reinterpret_cast<uintptr_t>(place) % bytes != 0) fault("misaligned", pc);
-#endif
-}
-
 template <typename T>
 T add(T* place, T value, const void* pc) {
-  check(place, sizeof(T), Access::kAtomic, pc);
+  on_access(place, sizeof(T), Access::kAtomic, pc);
   const T before = *place;
   *place = before + value;
   return before;
@@ -27,12 +18,12 @@ T add(T* place, T value, const void* pc) {
 }  // namespace
 
 void load_bytes(const void* place, void* value, size_t bytes) {
-  check(place, bytes, Access::kRead, __builtin_return_address(0));
+  on_access(place, bytes, Access::kRead, __builtin_return_address(0));
   std::memcpy(value, place, bytes);
 }
 
 void store_bytes(void* place, const void* value, size_t bytes) {
-  check(place, bytes, Access::kWrite, __builtin_return_address(0));
+  on_access(place, bytes, Access::kWrite, __builtin_return_address(0));
   std::memcpy(place, value, bytes);
 }
 

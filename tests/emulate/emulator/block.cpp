@@ -8,6 +8,7 @@
 
 #include "fibers.h"
 #include "memory.h"
+#include "observer.h"
 #include "state.h"
 
 uint3 threadIdx, blockIdx;
@@ -131,10 +132,13 @@ void run_grid(const char* kernel, const void* function, const Settings& settings
   gridDim = settings.grid;
   blockDim = settings.block;
   kernel_body = body;
-  std::vector<size_t> order(size_t{gridDim.x} * gridDim.y * gridDim.z);
-  std::iota(order.begin(), order.end(), size_t{0});
+  on_launch(kernel, settings);
+  const size_t blocks = size_t{gridDim.x} * gridDim.y * gridDim.z;
+  std::vector<size_t> order(state.block_limit ? std::min(state.block_limit, blocks) : blocks);
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i * blocks / order.size();
   if (state.order == Order::kDescending) std::reverse(order.begin(), order.end());
   if (state.order == Order::kShuffled) std::shuffle(order.begin(), order.end(), state.random);
+  size_t declared = 0;
   for (const size_t i : order) {
     blockIdx = {static_cast<unsigned>(i % gridDim.x), static_cast<unsigned>(i / gridDim.x % gridDim.y),
                 static_cast<unsigned>(i / gridDim.x / gridDim.y)};
@@ -143,12 +147,14 @@ void run_grid(const char* kernel, const void* function, const Settings& settings
     state.in_kernel = true;
     run_threads();
     state.in_kernel = false;
-    const size_t declared = close_shared();
+    on_block_end();
+    declared = close_shared();
     if (declared + settings.shared > (asked ? kSharedBytes : kSharedBytesUnasked)) {
       fault("launch", nullptr,
             std::to_string(declared) + " + " + std::to_string(settings.shared) + " bytes of shared memory");
     }
   }
+  on_launch_end(declared);
 }
 
 }  // namespace emulate

@@ -13,9 +13,10 @@ namespace emulate {
 enum class Order { kAscending, kDescending, kShuffled };
 void set_order(Order order, uint32_t seed);
 void set_case(const std::string& description);
+// Only so many blocks of a launch run, evenly spaced; 0: all. What others would have written is then missing.
+void set_block_limit(size_t blocks);
 
-// Device memory of exactly this size, `shift` bytes off a wide alignment, uninitialised. With shadow memory
-// it lies in an arena far from the next allocation, else in the heap, for AddressSanitizer.
+// Device memory of exactly this size, `shift` bytes off a wide alignment, uninitialised.
 void* allocate(size_t bytes, size_t shift);
 void release(void* place, size_t bytes, size_t shift);
 void mark_initialised(const void* place, size_t bytes);

@@ -18,7 +18,12 @@ namespace {
 std::vector<Fault> found;
 std::map<std::tuple<std::string, std::string, const void*>, size_t> places;
 
-// "csrc/common/vec.cuh:35, from csrc/project/project_cuda.cu:44": the line and what it is inlined in.
+std::string text_of(const char* what, unsigned x, unsigned y) {
+  return std::string(what) + " (" + std::to_string(x) + ", " + std::to_string(y) + ")";
+}
+
+}  // namespace
+
 std::string source_of(const void* pc) {
   char command[200];
   std::snprintf(command, sizeof(command), "addr2line -i -e /proc/%d/exe %p 2>/dev/null",
@@ -41,12 +46,6 @@ std::string source_of(const void* pc) {
   }
   return where.empty() ? "no line of a kernel" : where;
 }
-
-std::string text_of(const char* what, unsigned x, unsigned y) {
-  return std::string(what) + " (" + std::to_string(x) + ", " + std::to_string(y) + ")";
-}
-
-}  // namespace
 
 void fault(const std::string& kind, const void* pc, const std::string& detail) {
   const auto [at, is_new] = places.try_emplace({kind, state.kernel, pc}, found.size());
@@ -83,6 +82,7 @@ void set_order(Order order, uint32_t seed) {
   state.order = order;
   state.random.seed(seed);
 }
+void set_block_limit(size_t blocks) { state.block_limit = blocks; }
 void set_case(const std::string& description) { state.case_name = description; }
 const Totals& totals() { return state.totals; }
 

@@ -15,6 +15,7 @@ struct State {
   std::string case_name;
   Order order = Order::kAscending;
   std::mt19937 random{1};
+  size_t block_limit = 0;
   Totals totals = {};
 
   const char* kernel = "";
@@ -30,5 +31,8 @@ extern State state;
 
 // `pc` is an address in the kernel, or null.
 void fault(const std::string& kind, const void* pc, const std::string& detail = "");
+
+// "csrc/common/vec.cuh:35, from csrc/project/project_cuda.cu:44": the line and what it is inlined in.
+std::string source_of(const void* pc);
 
 }  // namespace emulate

@@ -3,7 +3,7 @@
 
 #include "block.h"
 #include "fibers.h"
-#include "shadow.h"
+#include "observer.h"
 #include "state.h"
 
 namespace emulate {
@@ -12,6 +12,7 @@ void release_barrier() {
   if (block.alive == 0 || block.at_barrier != block.alive) return;
   ++state.epoch;
   ++state.totals.barriers;
+  on_barrier();
   block.at_barrier = 0;
   for (Thread& thread : block.threads) {
     if (thread.wait == Wait::kBarrier) thread.wait = Wait::kNothing;
@@ -26,9 +27,7 @@ void release_exchange(int w) {
     if (warp.arrived >> lane & 1) block.threads[w * kWarp + lane].wait = Wait::kNothing;
   }
   warp.arrived = 0;
-#ifdef EMULATE_SHADOW
-  if (warp.kind == Exchange::kSync) count_warp_sync(w);
-#endif
+  on_exchange(w, warp.kind, warp.bytes);
 }
 
 void sync_threads(const char* file, int line) {
