@@ -234,7 +234,7 @@ def verdict(mutant: Mutant, csrc: Path, build: Path, folder: Path) -> tuple[bool
         run([*compiler, include, "-c", source, "-o", objects[-1]], check=True)
     run([*linker, *objects, "-o", folder / "program"], check=True)
     try:
-        done = run([folder / "program"], timeout=TIMEOUT)
+        done = run([folder / "program", "1", "3", "0"], timeout=TIMEOUT)  # as run.sh does
     except subprocess.TimeoutExpired:
         return False, f"still running after {TIMEOUT} s"
     lines = done.stdout.splitlines()

@@ -14,7 +14,7 @@ void all_cases(Random& random, Choice choice) {
   empty_refine_cases<Device, T, G>(random);
   limit_interpolate_cases<Device, T, G>(random);
   limit_project_cases<Device, T, G>(random);
+  refine_cases<Device, T, G>(random, choice);
   interpolate_cases<Device, T, G>(random, choice);
   project_cases<Device, T, G>(random, choice);
-  refine_cases<Device, T, G>(random, choice);
 }
