@@ -60,6 +60,28 @@ __device__ __forceinline__ void store_packet(T* place, const Packet<T, kWidth>& 
   }
 }
 
+// The same from any place, a value at a time where it is not aligned.
+template <Cache kCache, typename T, int kWidth>
+__device__ __forceinline__ Packet<T, kWidth> load_values(const T* place) {
+  if (reinterpret_cast<uintptr_t>(place) % alignof(Packet<T, kWidth>) == 0) {
+    return load_packet<kCache, T, kWidth>(place);
+  }
+  Packet<T, kWidth> packet;
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) packet.value[i] = place[i];
+  return packet;
+}
+
+template <typename T, int kWidth>
+__device__ __forceinline__ void store_values(T* place, const Packet<T, kWidth>& packet) {
+  if (reinterpret_cast<uintptr_t>(place) % alignof(Packet<T, kWidth>) == 0) {
+    store_packet(place, packet);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) place[i] = packet.value[i];
+  }
+}
+
 // Whether rows `stride` apart can be moved in packets of kWidth columns.
 template <typename T>
 bool is_packed(const T* start, int64_t stride, int width) {
