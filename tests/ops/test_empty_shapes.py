@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import TOLERANCE, assert_near, gradients, normal
+from helpers.operators import TOLERANCE, assert_near, gradients, normal
 
 from grad.ops import interpolate, lookup, project, reference, refine, refined_map
 
