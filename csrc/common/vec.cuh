@@ -14,9 +14,10 @@ struct alignas(sizeof(T) * kWidth < 16 ? sizeof(T) * kWidth : 16) Packet {
   T value[kWidth];
 };
 
-// How many columns of type T fill 16 bytes.
+// How many columns of type T a lane takes: as many as fill 16 bytes, but one float64, with which a warp reads
+// whole lines as well; a second width would only be more to compile.
 template <typename T>
-constexpr int kFullWidth = 16 / static_cast<int>(sizeof(T));
+constexpr int kFullWidth = sizeof(T) == 8 ? 1 : 16 / static_cast<int>(sizeof(T));
 
 enum class Cache {
   kKeep,   // read again soon: the grid, the weights
