@@ -25,7 +25,6 @@ sys.path.append(str(ROOT))  # where grad is not installed
 def present() -> dict[str, str]:
     """Python, torch and CUDA that run this, and the sources that lie here."""
     import torch
-
     from grad._digest import digest
 
     return {
