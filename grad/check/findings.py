@@ -13,6 +13,7 @@ FEW_IMAGES = 10  # good training images of a class, below which results are roug
 SHRINKING = 4.0  # image sides for each side of the network's input, from which small defects vanish
 TILES = 6.0  # the same, from which tiles are better than larger inputs
 SHAPES = 1.1  # ratio of the widest to the narrowest shape of a class's images
+DARK = 1 / 8  # brightest value of deep images, as a share of the whole range
 STRETCHING = 2.0  # ratio of the sides of an image from which the square distorts it much
 
 
@@ -49,7 +50,9 @@ def examine(dataset: Dataset, survey: Survey, image_size: int) -> Findings:
             *_lacking(name, test),
             *_sizes(name, train + test, survey, image_size),
             *_kinds(name, train, test, survey),
+            *_dark(name, train + test, survey),
             *_empty_masks(name, test, survey),
+            *_soft_masks(name, test, survey),
         ]
     return Findings(tuple(errors), (*warnings, *_copies(dataset, survey)))
 
@@ -142,6 +145,29 @@ def _empty_masks(name: str, test: Sequence[Sample], survey: Survey) -> Iterator[
         yield (
             f"{name}: {_count(len(empty), 'mask')} without a single pixel, the first is {empty[0]}:"
             " draw the defect, or remove the mask."
+        )
+
+
+def _soft_masks(name: str, test: Sequence[Sample], survey: Survey) -> Iterator[str]:
+    soft = [sample.mask for sample in test if sample.mask in survey.soft_masks]
+    if soft:
+        yield (
+            f"{name}: {_count(len(soft), 'mask')} with many values between black and white, as "
+            f"JPEG and smoothing make them, the first is {soft[0]}: every value above zero counts as "
+            "defect, also the grey around it; save masks in two values, as PNG."
+        )
+
+
+def _dark(name: str, samples: Sequence[Sample], survey: Survey) -> Iterator[str]:
+    """Of 10 or 12 bits that were written into 16."""
+    facts = [survey.images[s.path] for s in samples if s.path in survey.images]
+    deep = [fact for fact in facts if fact.kind == "16-bit grey" or fact.kind == "floating point"]
+    if deep and max(fact.brightest for fact in deep) <= DARK:
+        share = max(fact.brightest for fact in deep)
+        yield (
+            f"{name}: the brightest value of all {deep[0].kind} images is {share:.1%} of what they "
+            "can hold, as of 12-bit data in 16-bit files: the network sees them nearly black; "
+            "multiply their values so that white is white."
         )
 
 

@@ -1,12 +1,13 @@
 """grad check: what a folder holds, what is wrong with it, and how to mend it."""
 
+import re
 import shutil
 
 import numpy as np
 import pytest
 from helpers.images import make_images
 from helpers.tiny_model import picture
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from grad.check.__main__ import main
 from grad.data.demo import demo_dataset
@@ -253,6 +254,23 @@ def test_the_proposed_command_can_be_pasted(tmp_path, capsys):
         picture(tmp_path / "a folder" / f"{number}.png", number, (100, 100))
     assert main([str(tmp_path / "a folder")]) == 0
     assert f"grad train --data '{tmp_path}/a folder' would train" in shown(capsys)
+
+
+def test_dark_data_of_12_bits_are_named(check, data):
+    for path in data.rglob("*/good/*.png"):
+        grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16
+        Image.fromarray(grey).save(path)
+    _, out, _ = check()
+    assert re.search(r"one: the brightest value of all 16-bit grey images is \d\.\d%", out)
+
+
+def test_masks_with_grey_edges_are_named(check, data):
+    _, clean, _ = check()
+    assert "many values between" not in clean
+    for path in (data / "one/ground_truth").rglob("*.png"):
+        Image.open(path).convert("L").filter(ImageFilter.GaussianBlur(3)).save(path)
+    _, out, _ = check()
+    assert "one: 3 masks with many values between black and white" in out
 
 
 def shown(capsys):
