@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from grad.data.samples import Dataset, Sample
+from grad.data.scan import count
 from grad.data.survey import Survey
 
 FEW_IMAGES = 10  # good training images of a class, below which results are rough
@@ -143,7 +144,7 @@ def _empty_masks(name: str, test: Sequence[Sample], survey: Survey) -> Iterator[
     empty = [sample.mask for sample in test if sample.mask in survey.empty_masks]
     if empty:
         yield (
-            f"{name}: {_count(len(empty), 'mask')} without a single pixel, the first is {empty[0]}:"
+            f"{name}: {count(len(empty), 'mask')} without a single pixel, the first is {empty[0]}:"
             " draw the defect, or remove the mask."
         )
 
@@ -152,9 +153,9 @@ def _soft_masks(name: str, test: Sequence[Sample], survey: Survey) -> Iterator[s
     soft = [sample.mask for sample in test if sample.mask in survey.soft_masks]
     if soft:
         yield (
-            f"{name}: {_count(len(soft), 'mask')} with many values between black and white, as "
-            f"JPEG and smoothing make them, the first is {soft[0]}: every value above zero counts as "
-            "defect, also the grey around it; save masks in two values, as PNG."
+            f"{name}: {count(len(soft), 'mask')} with many values between black and white, as "
+            f"JPEG and smoothing make them, the first is {soft[0]}: every value above zero counts "
+            "as defect, also the grey around it; save masks in two values, as PNG."
         )
 
 
@@ -180,20 +181,20 @@ def _copies(dataset: Dataset, survey: Survey) -> Iterator[str]:
     if shared:
         first = shared[0]
         yield (
-            f"{_count(len(shared), 'picture')} of the test set {_are(len(shared))} trained on too, "
+            f"{count(len(shared), 'picture')} of the test set {_are(len(shared))} trained on too, "
             f"the first is {(good.get(first) or bad[first])[0]} = {trained[first][0]}: metrics "
             "would be too good, so keep each picture in one of both."
         )
     both = [digest for digest in good if digest in bad]
     if both:
         yield (
-            f"{_count(len(both), 'test picture')} {_are(len(both))} good and defective at once, "
+            f"{count(len(both), 'test picture')} {_are(len(both))} good and defective at once, "
             f"the first is {good[both[0]][0]} = {bad[both[0]][0]}: remove the wrong one."
         )
     twice = [paths for paths in trained.values() if len(paths) > 1]
     if twice:
         yield (
-            f"{_count(len(twice), 'training picture')} {_are(len(twice))} there repeatedly, the "
+            f"{count(len(twice), 'training picture')} {_are(len(twice))} there repeatedly, the "
             f"first is {twice[0][0]} = {twice[0][1]}: one kept for thresholds is then trained on "
             "too, so remove the copies."
         )
@@ -238,10 +239,6 @@ def _first(paths: Sequence[Path], sizes: dict[Path, tuple[int, int]]) -> str:
 
 def _of(some: int, every: int) -> str:
     return f"{some or 'none'} of {every}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _are(number: int) -> str:

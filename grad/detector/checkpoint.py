@@ -160,8 +160,8 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Loa
         with torch.random.fork_rng(devices=[]):  # what is initialised here is overwritten
             model = GRAD.from_preset(**json.loads(metadata["model"]))
         # assign=False: values go into the channels_last memory that from_preset has chosen.
-        model.load_state_dict(_under(_MODEL, tensors))
-        state = _under(_BACKBONE, tensors)
+        model.load_state_dict(tensors_under(_MODEL, tensors))
+        state = tensors_under(_BACKBONE, tensors)
         backbone = restore_backbone(
             info.backbone, info.backbone_maps, state, inner=info.backbone_inner
         )
@@ -282,7 +282,7 @@ def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def tensors_under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose name begins with a prefix, under their name without it."""
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 

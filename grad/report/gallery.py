@@ -53,7 +53,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Thumbnail:
     """What the page draws of an image; base64 of WebP (thumbnail, heat map) and PNG (mask).
 
     Attributes:
@@ -104,7 +104,7 @@ class Gallery:
 
     def pictures(
         self, workers: int = 1, advance: Callable[[int], None] = lambda images: None
-    ) -> list[Picture]:
+    ) -> list[Thumbnail]:
         """Decodes and encodes everything that is shown, in the order of :meth:`shown`.
 
         Args:
@@ -115,7 +115,7 @@ class Gallery:
         side = LARGE if len(shown) <= FEW else SMALL
         pictures = []
         with ThreadPoolExecutor(max(1, workers)) as pool:
-            for picture in pool.map(lambda one: _picture(one, side), shown):
+            for picture in pool.map(lambda one: _thumbnail(one, side), shown):
                 pictures.append(picture)
                 advance(1)
         return pictures
@@ -148,7 +148,7 @@ def _encode_heat(heat: Tensor) -> Heat:
     return Heat(_webp(Image.fromarray(scaled.round().to(torch.uint8).numpy()), None), low, high)
 
 
-def _picture(shown: Shown, side: int) -> Picture:
+def _thumbnail(shown: Shown, side: int) -> Thumbnail:
     sample = shown.sample
     thumbnail = mask = b""
     try:
@@ -159,7 +159,7 @@ def _picture(shown: Shown, side: int) -> Picture:
             mask = _encode_mask(load_mask(sample.mask))
     except UnreadableImage:
         pass  # removed since it was scored; the page says so
-    return Picture(shown, _text(thumbnail), _text(shown.heat.picture), _text(mask))
+    return Thumbnail(shown, _text(thumbnail), _text(shown.heat.picture), _text(mask))
 
 
 def _fitted(size: tuple[int, int], side: int) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from grad.report.contents import ModelPart
 from grad.report.coordinates import Points
-from grad.report.gallery import Picture
+from grad.report.gallery import Thumbnail
 from grad.score.heat import COLORMAP, HOTTEST, OPACITY
 from grad.score.records import ImageRecord
 from grad.score.rules import f1_limit
@@ -23,7 +23,7 @@ def page_data(
     metrics: Mapping[str, Any],
     records: Sequence[ImageRecord],
     models: Sequence[ModelPart],
-    pictures: Sequence[Picture],
+    pictures: Sequence[Thumbnail],
 ) -> dict[str, Any]:
     """Everything that the script draws; a class is its index in ``classes``.
 
@@ -101,7 +101,7 @@ def _limit(good: Sequence[float], bad: Sequence[float]) -> tuple[float, float]:
     return limit, 0.5 * limit
 
 
-def _image(picture: Picture, index: Mapping[str, int]) -> dict[str, Any]:
+def _image(picture: Thumbnail, index: Mapping[str, int]) -> dict[str, Any]:
     shown = picture.shown
     return {
         "class": index[shown.sample.class_name],

@@ -20,6 +20,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from grad.detector.checkpoint import tensors_under
 from grad.system import distributed
 from grad.system.errors import GradError
 from grad.system.files import replacing
@@ -196,7 +197,7 @@ class TrainingState:
         }
 
     def _put(self, tensors: dict[str, Tensor]) -> None:
-        self._model.load_state_dict(_below("model.", tensors))
+        self._model.load_state_dict(tensors_under("model.", tensors))
         for name, parameter in self._model.named_parameters():
             state = self._optimizer.state[parameter] = {}
             for key in ("step", "exp_avg", "exp_avg_sq"):
@@ -205,15 +206,10 @@ class TrainingState:
                     raise ValueError(f"its {key} of {name} has shape {tuple(value.shape)}")
                 like = parameter if value.dim() else value.to(parameter.device)
                 state[key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
-        _set_random_states(self._device(), self._order, _below("random.", tensors))
+        _set_random_states(self._device(), self._order, tensors_under("random.", tensors))
 
     def _device(self) -> torch.device:
         return next(self._model.parameters()).device
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, without it."""
-    return {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}
 
 
 def _random_states(device: torch.device, order: torch.Generator) -> dict[str, Tensor]:
