@@ -291,7 +291,15 @@ def _info(metadata: dict[str, str]) -> ModelInfo:
     fields: dict[str, Any] = json.loads(metadata["info"])
     for name in ("backbone_maps", "mean", "std", "classes"):
         fields[name] = tuple(fields[name])
-    return ModelInfo(**fields)
+    info = ModelInfo(**fields)
+    numbers = {"image_size": info.image_size, "tile": info.tile, "overlap": info.overlap}
+    for name, value in (numbers | {"epochs": info.epochs}).items():
+        optional = name in ("tile", "overlap") and value is None
+        if not optional and (type(value) is not int or value < 0):
+            raise ValueError(f"its {name} is {value!r}")
+    if not all(isinstance(name, str) for name in info.classes) or info.image_size < 1:
+        raise ValueError(f"its classes are {info.classes}, its image_size {info.image_size}")
+    return info
 
 
 def _calibration(metadata: dict[str, str]) -> Calibration | None:

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import shutil
 
@@ -202,6 +203,26 @@ def test_other_safetensors_files_and_formats_are_refused(path, monkeypatch):
 def test_a_damaged_header_is_refused(path, key, value):
     metadata, tensors = checkpoint._read(path)
     checkpoint._write(path, tensors, metadata | {key: value})
+    with pytest.raises(GradError, match="header that does not fit"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("image_size", "64"),
+        ("image_size", 0),
+        ("image_size", True),
+        ("tile", "64"),
+        ("overlap", 1.5),
+        ("epochs", None),
+        ("classes", [1, 2]),
+    ],
+)
+def test_facts_of_a_wrong_type_are_refused(path, name, value):
+    metadata, tensors = checkpoint._read(path)
+    info = json.loads(metadata["info"]) | {name: value}
+    checkpoint._write(path, tensors, metadata | {"info": json.dumps(info)})
     with pytest.raises(GradError, match="header that does not fit"):
         load_checkpoint(path)
 
