@@ -1,6 +1,7 @@
 // The emulated device: its memory, and running a launcher with threads in several orders.
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -71,7 +72,7 @@ class InOrders {
       launch();
       for (Output& output : outputs_) {
         if (number == 0) output.first.assign(output.place, output.place + output.bytes);
-        const bool same = std::memcmp(output.place, output.first.data(), output.bytes) == 0;
+        const bool same = std::equal(output.first.begin(), output.first.end(), output.place);
         checker_.require(same, (what_ + ": " + output.name + " depends on the order of threads").c_str(),
                          number);
       }

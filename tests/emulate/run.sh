@@ -3,8 +3,9 @@
 # barrier and launch checked, over random shapes and against plain loops. README.md says how.
 #
 #   run.sh                  a third of the random cases for each pair of types, not all the same; mutants
-#   run.sh --full           all cases, three times as many random ones, also under AddressSanitizer and
-#                           UndefinedBehaviorSanitizer; a summary goes to benchmarks/results/emulate.md
+#   run.sh --full           all cases, twice with other random numbers, and a third of them under
+#                           AddressSanitizer and UndefinedBehaviorSanitizer; a summary goes to
+#                           benchmarks/results/emulate.md
 #   run.sh --count FOLDER   no check: puts the programs of workloads.cpp into FOLDER, which count what a
 #                           profiler would, one for each pair: workloads.VALUES.PARAMETERS
 #
@@ -24,7 +25,7 @@ jobs="${JOBS:-$(nproc)}"
 compiler="${CXX:-c++}"
 python="${PYTHON:-python3}"
 build="$(mktemp -d)"
-trap '{ kill $(jobs -p); wait; } 2>/dev/null || true; rm -rf "$build"' EXIT
+trap 'wait; rm -rf "$build"' EXIT
 SECONDS=0
 
 "$python" "$here/translate.py" "$csrc" "$build/translated"
@@ -122,16 +123,16 @@ if [ -n "$count_into" ]; then
 fi
 
 emulator shadow
+if [ -n "$full" ]; then emulator heap; fi
 start selftest
 rounds=1 every=3
-if [ -n "$full" ]; then rounds=3 every=1; fi
+if [ -n "$full" ]; then rounds=2 every=1; fi
 first=0
 for pair in "${all_pairs[@]}"; do
   start check shadow $pair "$rounds" "$every" "$((first++ % every))"
 done
 if [ -n "$full" ]; then
-  emulator heap
-  for pair in "${all_pairs[@]}"; do start check heap $pair 1; done
+  for pair in "${all_pairs[@]}"; do start check heap $pair 1 3 "$((first++ % 3))"; done
 fi
 finish
 "$python" "$here/mutants.py" "$csrc" "$build/shadow.float.float" "$jobs" > "$build/mutants.log" ||

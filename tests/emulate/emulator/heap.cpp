@@ -11,7 +11,7 @@ namespace {
 
 std::vector<unsigned char*> shared_places;
 
-unsigned char* allocate(size_t bytes, size_t alignment) {
+unsigned char* from_heap(size_t bytes, size_t alignment) {
   return static_cast<unsigned char*>(::operator new(bytes + !bytes, std::align_val_t{alignment}));
 }
 
@@ -28,13 +28,13 @@ void on_barrier() {}
 void on_exchange(int, Exchange, size_t) {}
 
 unsigned char* new_device_memory(size_t bytes, size_t shift) {
-  return allocate(bytes + shift, kDeviceAlignment) + shift;
+  return from_heap(bytes + shift, kDeviceAlignment) + shift;
 }
 void delete_device_memory(unsigned char* place, size_t, size_t shift) {
   ::operator delete(place - shift, std::align_val_t{kDeviceAlignment});
 }
 unsigned char* new_shared_memory(size_t bytes) {
-  shared_places.push_back(allocate(bytes, kSharedAlignment));
+  shared_places.push_back(from_heap(bytes, kSharedAlignment));
   return shared_places.back();
 }
 void delete_shared_memory() {
