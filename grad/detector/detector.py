@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -29,7 +29,8 @@ from grad.detector.engine import Engine
 from grad.detector.result import Result, no_thresholds
 from grad.detector.threads import work_in_threads
 from grad.score.anomaly_map import score_tiles
-from grad.score.thresholds import Calibration, Threshold
+from grad.score.rates import Rate
+from grad.score.thresholds import Calibration
 from grad.system.devices import Precision, default_workers, find_device
 from grad.system.errors import GradError
 
@@ -63,7 +64,7 @@ class Detector:
         *,
         device: str | torch.device = "auto",
         precision: Precision | Literal["auto"] = "auto",
-        false_alarm_rate: float | None = None,
+        false_alarm_rate: Rate | None = None,
     ) -> Detector:
         """Read a model.
 
@@ -261,8 +262,8 @@ class Detector:
             workers = default_workers(self.device)
             if tiling is not None:  # each holds a large image
                 workers = min(workers, 2)
-        limit = self._limit(class_name)
-        judge = _Judge(self._engine, class_name, limit, tiling, keep_images)
+        self._check_class(class_name)
+        judge = _Judge(self._engine, class_name, self.calibration, tiling, keep_images)
         items = items_of(sources)
         found = work_in_threads(items, judge, size=1 if tiling else size, workers=workers)
         return _without_errors(found, on_error)
@@ -279,13 +280,12 @@ class Detector:
         maps, scores = self._engine(images)
         return maps.cpu(), scores.cpu()
 
-    def _limit(self, class_name: str | None) -> Threshold | None:
+    def _check_class(self, class_name: str | None) -> None:
         if class_name is not None and class_name not in self.classes:
             raise GradError(
                 f"The model was not trained on class {class_name}: choose among "
                 f"{', '.join(self.classes)}, or name none."
             )
-        return None if self.calibration is None else self.calibration.threshold(class_name)
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ class _Judge:
 
     engine: Engine
     class_name: str | None
-    limit: Threshold | None
+    calibration: Calibration | None
     tiling: Tiling | None
     keep_images: bool
 
@@ -319,15 +319,24 @@ class _Judge:
         return [(m.clone(), s) for m, s in zip(maps.cpu(), scores.tolist(), strict=True)]
 
     def _result(self, item: Item, picture: Picture, anomaly_map: Tensor, score: float) -> Result:
-        return Result(
+        result = Result(
             name=item.name,
             class_name=self.class_name,
             score=score,
             anomaly_map=anomaly_map,
             size=picture.size,
-            limit=self.limit,
+            limit=None,
             item=item,
             decoded=picture if self.keep_images else None,
+        )
+        if self.calibration is None:
+            return result
+        p_value, resolution = self.calibration.p_value(score, result.map_maximum, self.class_name)
+        return replace(
+            result,
+            limit=self.calibration.threshold(self.class_name),
+            p_value=p_value,
+            p_resolution=resolution,
         )
 
 

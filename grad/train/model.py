@@ -16,11 +16,12 @@ from grad.features.split import TrainingSplit
 from grad.model.grad import GRAD
 from grad.model.size import describe
 from grad.report.results import Results
-from grad.score.dataset import good_scores, trained_scores
+from grad.score.dataset import good_scores
 from grad.score.rules import choose_thresholds
 from grad.score.thresholds import Calibration, calibrate
 from grad.system import distributed
 from grad.system.run_folder import MODEL
+from grad.train.folds import fold_scores
 from grad.train.loop import Fit, fit
 from grad.train.plan import TrainPlan
 
@@ -96,15 +97,25 @@ class ModelTraining:
         )
 
     def _calibrate(self, model: GRAD, split: TrainingSplit) -> Calibration:
-        """Thresholds; of classes that have no images for them alone from those trained on."""
-        side, console = self.plan.image_size, self.console
-        apart = [name for name, source in split.sources.items() if source != "training"]
-        calibration = split.calibration.of_classes(apart)
-        trained = trained_scores(model, split.training, side, split.classes, console)
-        good = good_scores(model, calibration, side, console)
-        scores, maxima = (own | new for own, new in zip(trained, good, strict=True))
-        rate = self.plan.options.false_alarm_rate
-        return calibrate(scores, maxima, split.sources, rate, trained)
+        """Thresholds from images kept apart; of classes without any, from folds of all others."""
+        plan, options = self.plan, self.plan.options
+        folded = [name for name, source in split.sources.items() if source in ("folds", "training")]
+        scores, maxima = good_scores(model, split.calibration, plan.image_size, self.console)
+        if folded:
+            of_folds = fold_scores(
+                model,
+                split.training,
+                plan.image_size,
+                plan.schedule(),
+                classes=split.classes,
+                groups=options.group,
+                seed=options.seed,
+                precision=plan.precision,
+                console=self.console,
+            )
+            for found, more in zip((scores, maxima), of_folds, strict=True):
+                found |= {name: more[name] for name in folded}
+        return calibrate(scores, maxima, split.sources, options.false_alarm_rate)
 
     def _info(self, classes: tuple[str, ...], epochs: int) -> ModelInfo:
         return ModelInfo.of(

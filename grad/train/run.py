@@ -67,7 +67,9 @@ def _run(plan: TrainPlan, console: Console) -> Path:
             compute_features_of(samples, plan, backbone, console)
             for samples in (dataset.train, dataset.test, validation)
         )
-        split = split_training(train, further, options.calibration_share, options.seed)
+        split = split_training(
+            train, further, options.calibration_share, options.seed, options.group
+        )
         results = Results(exact=options.exact_metrics)
         training = ModelTraining(plan, backbone, results, console)
         for folder, classes in plan.models(dataset.classes, out):

@@ -10,7 +10,6 @@ from PIL import Image, PngImagePlugin
 import grad
 from grad.data.images import UnreadableImage, load_image
 from grad.detector.detector import Detector
-from grad.score.thresholds import calibrated
 from grad.system.errors import GradError
 
 
@@ -152,8 +151,11 @@ def test_thresholds_of_a_class_and_of_any_class(detector):
     for name in (*CLASSES, None):
         result, limit = detector.predict(array, class_name=name), calibration.threshold(name)
         assert result.class_name == name and result.threshold == limit.image
-        assert result.value == calibrated(result.score, limit.image_typical, limit.image)
-        assert torch.equal(result.mask, result.anomaly_map > limit.pixel)
+        assert result.value == limit.value(result.score, float(result.anomaly_map.max()))
+        assert bool(result.mask.any()) is result.is_anomalous
+        found = result.to_dict()
+        assert (result.p_value, result.p_resolution) == (found["p_value"], found["p_resolution"])
+        assert result.p_resolution == (1 / 11 if name else 1 / 21) <= result.p_value <= 1
     with pytest.raises(GradError, match="not trained on class nuts: choose among nut, screw"):
         detector.predict(array, class_name="nuts")
 
@@ -166,7 +168,7 @@ def test_another_rate_and_a_threshold_by_hand(run, detector):
         result = detector.with_threshold(threshold).predict(pixels())
         assert result.is_anomalous == verdict == (result.value > 0.5)
         assert result.threshold == np.float32(threshold)
-        assert torch.equal(result.mask, detector.predict(pixels()).mask)
+        assert bool(result.mask.any()) is verdict
     for threshold in (0, -1, float("nan"), float("inf")):
         with pytest.raises(GradError, match=r"--threshold .* must be a number above 0"):
             detector.with_threshold(threshold)
