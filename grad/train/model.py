@@ -20,7 +20,9 @@ from grad.score.dataset import good_scores
 from grad.score.rules import choose_thresholds
 from grad.score.thresholds import Calibration, calibrate
 from grad.system import distributed
+from grad.system.progress import print_line
 from grad.system.run_folder import MODEL
+from grad.train.estimate import describe_training, training_seconds
 from grad.train.folds import fold_scores
 from grad.train.loop import Fit, fit
 from grad.train.plan import TrainPlan
@@ -50,7 +52,10 @@ class ModelTraining:
         torch.manual_seed(plan.options.seed)
         model = self._make_model().to(plan.device)
         self._announce(model, classes)
-        result = self._fit(model, split.training.tiles(), folder)
+        tiles = split.training.tiles()
+        if plan.options.resume is None:
+            self._say_what_it_takes(model, tiles)
+        result = self._fit(model, tiles, folder)
         if distributed.is_main():
             save_checkpoint(file, model, self.backbone, self._info(classes, result.epochs))
         if result.interrupted:
@@ -136,6 +141,10 @@ class ModelTraining:
             highlight=False,
             markup=False,
         )
+
+    def _say_what_it_takes(self, model: GRAD, tiles: Features) -> None:
+        seconds = training_seconds(model, tiles, self.plan)
+        print_line(describe_training(self.plan, len(tiles), seconds), None, self.console)
 
     def _say_interrupted(self, result: Fit, file: Path) -> None:
         out = file.parent.parent if self.plan.options.separate else file.parent

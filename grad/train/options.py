@@ -44,10 +44,16 @@ class TrainOptions:
         None, "File with the backbone's weights (safetensors or a state dict)."
     )
     preset: Preset | None = option(
-        None, "Size of the fusion network; none: grad, for the demo set grad-tiny."
+        None, "What kind of model; none: grad, on a CPU and for the demo set grad-plus."
     )
-    epochs: int | None = option(None, "How often each image is seen; none: 100, demo 40.")
-    batch_size: int | None = option(None, "Images in a training step; none: 64, demo 8.")
+    epochs: int | None = option(
+        None,
+        "How often each image is seen; none: 100, where grad-plus was chosen 8, or more for 400 "
+        "steps in all.",
+    )
+    batch_size: int | None = option(
+        None, "Images in a training step; none: 8 to 64, on a CPU to 16, by the number of images."
+    )
     balance: Literal["auto", "always", "never"] = option(
         "auto",
         "Draw images so that all classes are seen equally often, however many images each has; "

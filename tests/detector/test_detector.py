@@ -9,7 +9,10 @@ from PIL import Image, PngImagePlugin
 
 import grad
 from grad.data.images import UnreadableImage, load_image
+from grad.detector.checkpoint import load_checkpoint
 from grad.detector.detector import Detector
+from grad.detector.engine import Pipeline
+from grad.model.presets import PRESETS
 from grad.system.errors import GradError
 
 
@@ -27,6 +30,24 @@ def detector(run):
 def without_thresholds(tmp_path_factory):
     folder = make_run(tmp_path_factory.mktemp("run"), calibrated=False)
     return Detector.load(folder, device="cpu", precision="float32")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_scores_are_those_that_thresholds_are_made_from(preset, tmp_path):
+    """Whatever the machine multiplies fastest; thresholds come from a plain float32 model."""
+    run = make_run(tmp_path, preset=preset)
+    detector, loaded = Detector.load(run, device="cpu"), load_checkpoint(run)
+    images = torch.stack([torch.from_numpy(pixels(seed)).permute(2, 0, 1) for seed in range(40)])
+    with torch.inference_mode():
+        maps, scores = Pipeline(loaded.backbone, loaded.model, SIZE)(images / 255)
+    found = detector.predict(images)
+    limit = detector.calibration.unknown
+    for unit, made, given in (
+        (limit.image, scores, [result.score for result in found]),
+        (limit.pixel, maps.amax(dim=(1, 2)), [result.map_maximum for result in found]),
+    ):
+        apart = (made - torch.tensor(given)).abs() / unit
+        assert apart.quantile(0.99) <= 0.005
 
 
 def same(a, b):
