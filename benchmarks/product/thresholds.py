@@ -134,7 +134,7 @@ def markdown(runs: Sequence[Path], rates: Sequence[float]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def simulate(rates: Sequence[float], counts: Sequence[int], repetitions: int = 400) -> str:
+def simulate(rates: Sequence[float], counts: Sequence[int], repetitions: int = 200) -> str:
     """A row a kind of scores: false alarms over what was asked, and the share of the oracle's.
 
     Args:

@@ -56,8 +56,8 @@ def verdict_table(section: Mapping[str, Any]) -> Table:
     table.add_column("found", footer=_found(every), justify="right")
     table.add_column("false\nalarms", footer=_alarms(every), justify="right")
     table.add_column("threshold", justify="right")
-    table.add_column("rate asked for\n(9 of 10 times)", justify="right")
-    table.add_column("good images\nit is made from", justify="right")
+    table.add_column("asked for\nand likely", justify="right")
+    table.add_column("made from\nimages", justify="right")
     for name, row in section["classes"].items():
         table.add_row(name, *_cells(row))
     if section["unknown"]:

@@ -168,7 +168,8 @@ def raise_():
 def launch(arguments, processes=2, **options):
     """Start torchrun on this machine."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, "--nproc-per-node", str(processes), *map(str, arguments)],
         env=environment,
