@@ -9,6 +9,7 @@ build: ## compile grad._C in place; TORCH_CUDA_ARCH_LIST=9.0 or GRAD_CUDA=0 make
 test: ## everything that runs on this machine
 	python -m pytest
 	tests/sanitize/run.sh
+	tests/emulate/run.sh
 
 lint: ## the tools of the extra "dev"
 	ruff check .

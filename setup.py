@@ -29,10 +29,14 @@ from build_environment import (  # noqa: E402
     cuda_choice,
     find_toolkit,
     find_torch,
+    kernels_first,
+    one_front_end,
     runtime_library,
 )
 
 # One from each generation: a device runs code of its own generation and an equal or lower number.
+# The kernels use nothing that the first of them lacks, so that the front end, which takes half of
+# the time, runs for it alone, and makes the PTX that is assembled for all.
 ARCHITECTURES = ("8.0", "9.0", "10.0", "12.0")
 MEMORY_PER_JOB = 3 * 2**30  # bytes; what a torch header or a kernel with all its variants takes
 
@@ -90,18 +94,11 @@ def say(line: str) -> None:
     print(f"GRAD: {line}", file=sys.stderr)
 
 
-def choose_architectures(toolkit: Toolkit) -> str:
-    """TORCH_CUDA_ARCH_LIST, or those of ARCHITECTURES that nvcc knows, with PTX of the newest."""
-    if os.environ.get("TORCH_CUDA_ARCH_LIST"):
-        return os.environ["TORCH_CUDA_ARCH_LIST"]
+def default_architectures(toolkit: Toolkit) -> list[str]:
+    """Those of ARCHITECTURES that nvcc knows."""
     nvcc = toolkit.home / "bin" / "nvcc"
     known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True)
-    usable = [
-        architecture
-        for architecture in ARCHITECTURES
-        if f"compute_{architecture.replace('.', '')}" in known.stdout.split()
-    ]
-    return ";".join(usable) + "+PTX"
+    return [a for a in ARCHITECTURES if f"compute_{a.replace('.', '')}" in known.stdout.split()]
 
 
 def limit_jobs() -> None:
@@ -116,7 +113,7 @@ def define(name: str, text: str) -> str:
     return f"-D{name}={json.dumps(text)}"
 
 
-def make_record(toolkit: Toolkit | None) -> dict[str, str]:
+def make_record(toolkit: Toolkit | None, architectures: str) -> dict[str, str]:
     """What the library is built for and from."""
     import torch
 
@@ -124,12 +121,14 @@ def make_record(toolkit: Toolkit | None) -> dict[str, str]:
     return {
         "torch": str(torch.__version__),
         "cuda": toolkit.version if toolkit else "",
-        "architectures": os.environ["TORCH_CUDA_ARCH_LIST"] if toolkit else "",
+        "architectures": architectures,
         "sources": source_digest["digest"](ROOT / "csrc"),
     }
 
 
-def make_extension(toolkit: Toolkit | None, record: dict[str, str]) -> Extension:
+def make_extension(
+    toolkit: Toolkit | None, record: dict[str, str], nvcc_flags: list[str]
+) -> Extension:
     """The extension grad._C: all of csrc, but without a toolkit its .cu files."""
     from torch.utils import cpp_extension
 
@@ -141,14 +140,13 @@ def make_extension(toolkit: Toolkit | None, record: dict[str, str]) -> Extension
         define("GRAD_BUILT_CUDA", record["cuda"]),
         define("GRAD_BUILT_ARCHITECTURES", record["architectures"]),
     ]
-    nvcc_flags = [*NVCC_FLAGS, *(["-Xptxas", "-v"] if os.environ.get("GRAD_PTXAS") == "1" else [])]
     make = cpp_extension.CUDAExtension if toolkit else cpp_extension.CppExtension
     extension = make(
         "grad._C",
         sorted(str(path.relative_to(ROOT)) for path in sources),
         include_dirs=[str(ROOT / "csrc")],
         define_macros=[("GRAD_WITH_CUDA", None)] if toolkit else [],
-        extra_compile_args={"cxx": host_flags, "nvcc": nvcc_flags},
+        extra_compile_args={"cxx": host_flags, "nvcc": [*NVCC_FLAGS, *nvcc_flags]},
         extra_link_args=list(LINK_FLAGS),
     )
     # The headers of torch and CUDA give no warnings as system headers.
@@ -180,6 +178,15 @@ def build_command(record: dict[str, str]) -> type:
                 for path in (library, in_source_tree.get(library, library)):
                     Path(record_of(path)).write_text(json.dumps(record, indent=2) + "\n")
 
+        def build_extension(self, ext: Extension) -> None:
+            compile_all = self.compiler.compile
+
+            def compile_in_order(sources: list[str], *args: Any, **kwargs: Any) -> list[str]:
+                return compile_all(kernels_first(sources), *args, **kwargs)
+
+            self.compiler.compile = compile_in_order  # setuptools sorts ext.sources by name
+            super().build_extension(ext)
+
         def get_outputs(self) -> list[str]:
             files = super().get_outputs()
             return sorted({*files, *map(record_of, files)})
@@ -204,13 +211,18 @@ def build_options() -> dict[str, Any]:
         ) from error
     say(f"building for torch {torch.__version__} in {Path(torch.__file__).parent}.")
     toolkit = choose_toolkit(torch.version.cuda)
+    architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "") if toolkit else ""
+    nvcc_flags = ["-Xptxas", "-v"] if os.environ.get("GRAD_PTXAS") == "1" else []
     if toolkit:
-        # torch.utils.cpp_extension reads both, CUDA_HOME as soon as it is imported.
+        # torch.utils.cpp_extension reads it as soon as it is imported.
         os.environ["CUDA_HOME"] = str(toolkit.home)
-        os.environ["TORCH_CUDA_ARCH_LIST"] = choose_architectures(toolkit)
+        if not architectures:
+            usable = default_architectures(toolkit)
+            nvcc_flags.append(one_front_end(usable))
+            architectures = f"{usable[0]}+PTX;" + ";".join(usable[1:])
     limit_jobs()
-    record = make_record(toolkit)
-    extension = make_extension(toolkit, record)
+    record = make_record(toolkit, architectures)
+    extension = make_extension(toolkit, record, nvcc_flags)
     return {"ext_modules": [extension], "cmdclass": {"build_ext": build_command(record)}}
 
 

@@ -1,59 +1,73 @@
 #!/usr/bin/env bash
-# Everything there is to know from a GPU machine in one call of less than ten minutes: builds the
-# extension in place, then operator tests, memory checkers and all benchmarks.
+# What there is to know from a GPU machine, in two calls, each of which ends by itself:
 #
-#   benchmarks/gpu_all.sh [--device cuda|cpu] [--no-build] [FOLDER]
+#   benchmarks/gpu_all.sh --stage check   [--device cuda|cpu] [--no-build] [FOLDER]
+#   benchmarks/gpu_all.sh --stage measure [--device cuda|cpu] [--no-build] [FOLDER]
 #
-# Results go to FOLDER, else to $OUT, else to benchmarks/results. Every step has a time limit, so
-# the whole ends; a step that fails does not stop the others, but the exit code is then 1.
+# check (at most 4 minutes): operator tests, memcheck and racecheck on small cases, three rows of each
+# benchmark. What it finds is mended before measure (at most 5 minutes): all other rows, the model, and
+# the remaining checks, the most valuable first, as what does not fit in the time is left out.
+#
+# Results go to FOLDER, else to $OUT, else to benchmarks/results. Every step has a time limit; one that
+# fails does not stop the others, but the exit code is then 1.
 # --device cpu tries the same without a GPU: short sizes, no memory checkers.
-# --no-build takes the library that is there.
+# --no-build takes the library that benchmarks/gpu_library.sh made; the exit code is 2 at once, with
+# the reasons, where it does not fit this machine. Without it, a stage builds in place, within its time.
 #
 #   PYTHON                 the interpreter (python3)
 #   TORCH_CUDA_ARCH_LIST   architectures to compile for (the device's own)
-#   SECONDS_IN_ALL         the time limit of everything (580)
+#   SECONDS_IN_ALL         the time limit of the stage (230 and 290)
 #   GRAD_COMMIT            what to call this version where there is no git
 #
-# Wheels in the folder .whl, if there is one, come first on the path: for machines without network.
+# Of the wheels in .gpu/wheels those are installed, into a temporary folder, whose packages are missing.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 
-device=cuda build=yes out="${OUT:-benchmarks/results}"
+fail() { echo "gpu_all.sh: $*" >&2; exit 2; }
+
+stage='' device=cuda build=yes out="${OUT:-benchmarks/results}"
 while (($#)); do
   case "$1" in
+    --stage) stage="${2:-}"; shift ;;
     --device) device="${2:-}"; shift ;;
     --no-build) build=no ;;
-    -*) echo "gpu_all.sh: unknown option $1; the options are --device cuda|cpu and --no-build" >&2; exit 2 ;;
+    -*) fail "unknown option $1; the options are --stage check|measure, --device cuda|cpu and --no-build" ;;
     *) out="$1" ;;
   esac
   shift
 done
+case "$stage" in
+  check) limit="${SECONDS_IN_ALL:-230}" ;;
+  measure) limit="${SECONDS_IN_ALL:-290}" ;;
+  *) fail "--stage must be check or measure, got '$stage'" ;;
+esac
 case "$device" in
   cuda | cpu) ;;
-  *) echo "gpu_all.sh: --device must be cuda or cpu, got '$device'" >&2; exit 2 ;;
+  *) fail "--device must be cuda or cpu, got '$device'" ;;
 esac
 
 mkdir -p "$out" && out="$(cd "$out" && pwd)" || exit 2
 python="${PYTHON:-python3}"
-limit="${SECONDS_IN_ALL:-580}"
 failed=()
 SECONDS=0
 export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 export GRAD_COMMIT="${GRAD_COMMIT:-$(git describe --always --dirty --abbrev=10 2>/dev/null || echo unknown)}"
-: >"$out/summary.txt" >"$out/tests.log" >"$out/sanitizer.log" >"$out/tables.txt"
+# Each stage has logs of its own, so that the second does not overwrite the first.
+summary="$out/$stage-summary.txt" log="$out/$stage.log"
+: >"$summary" >"$log"
 
-say() { echo "$*" | tee -a "$out/summary.txt"; }
+say() { echo "$*" | tee -a "$summary"; }
 
-# step NAME LOG MOST RESERVED COMMAND...: run a command, its output into LOG. It may take MOST seconds,
+# step NAME MOST RESERVED COMMAND...: run a command, its output into the log. It may take MOST seconds,
 # and less where fewer are left after RESERVED seconds for the steps behind it.
 step() {
-  local name="$1" log="$out/$2" most="$3" left=$((limit - SECONDS - $4)) start=$SECONDS status=0
-  shift 4
+  local name="$1" most="$2" left=$((limit - SECONDS - $3)) start=$SECONDS status=0 verdict
+  shift 3
   ((most < left)) && left=$most
   if ((left < 5)); then
     failed+=("$name")
     say "$(printf '%-22s no time left' "$name")"
-    return
+    return 1
   fi
   printf '\n== %s: %s\n' "$name" "$*" >>"$log"
   timeout --kill-after=5 "$left" "$@" >>"$log" 2>&1 || status=$?
@@ -64,13 +78,22 @@ step() {
   esac
   ((status == 0)) || failed+=("$name")
   say "$(printf '%-22s %4d s  %s' "$name" $((SECONDS - start)) "$verdict")"
+  return $status
 }
 
-if compgen -G ".whl/*.whl" >/dev/null; then
-  wheels="$(mktemp -d)"
-  trap 'rm -rf "$wheels"' EXIT
-  step wheels build.log 60 300 "$python" -m pip install --quiet --no-index --no-deps --target "$wheels" .whl/*.whl
-  export PYTHONPATH="$PYTHONPATH:$wheels"
+if [[ $build == no ]]; then
+  "$python" benchmarks/gpu_library.py check --device "$device" 2>&1 | tee -a "$summary"
+  ((PIPESTATUS[0] == 0)) || exit 2
+  # Beside the sources, where every process of the tests looks first, whatever its import path.
+  cp .gpu/lib/grad/_C.* grad/ || exit 2
+fi
+
+mapfile -t wheels < <("$python" benchmarks/gpu_library.py missing)
+if ((${#wheels[@]})); then
+  site="$(mktemp -d)"
+  trap 'rm -rf "$site"' EXIT
+  step wheels 60 150 "$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "${wheels[@]}"
+  export PYTHONPATH="$PYTHONPATH:$site"
 fi
 
 # The machine, and what is missing on it.
@@ -87,68 +110,77 @@ END
 if [[ $device == cuda ]]; then
   nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem,temperature.gpu --format=csv \
     >>"$out/machine.txt" 2>&1
-  "${CUDA_HOME:+$CUDA_HOME/bin/}nvcc" --version 2>&1 | tail -n 2 >>"$out/machine.txt"
-  export TORCH_CUDA_ARCH_LIST="${TORCH_CUDA_ARCH_LIST:-$("$python" -c \
-    'import torch; print("%d.%d" % torch.cuda.get_device_capability())' 2>/dev/null || echo 9.0)}"
 fi
-tee -a "$out/summary.txt" <"$out/machine.txt"
+tee -a "$summary" <"$out/machine.txt"
 
 if [[ $build == yes ]]; then
-  [[ $device == cuda ]] && export GRAD_CUDA=1 GRAD_PTXAS=1 || export GRAD_CUDA=0
-  step build build.log 300 240 "$python" setup.py build_ext --inplace
+  if [[ $device == cuda ]]; then
+    export GRAD_CUDA=1 GRAD_PTXAS=1 TORCH_CUDA_ARCH_LIST="${TORCH_CUDA_ARCH_LIST:-$("$python" -c \
+      'import torch; print("%d.%d" % torch.cuda.get_device_capability())' 2>/dev/null || echo 9.0)}"
+  else
+    export GRAD_CUDA=0
+  fi
+  step build 150 80 "$python" setup.py build_ext --inplace
 fi
-
-mapfile -t operator_tests < <(grep -lE '^from grad\.ops' tests/test_*.py | grep -v test_build.py)
-marks="not slow" most=120
-[[ $device == cpu ]] && marks="not slow and not cuda" most=250
-step tests tests.log "$most" 200 "$python" -m pytest -q -m "$marks" -p no:cacheprovider "${operator_tests[@]}"
 
 # Without torch's cache each tensor is an allocation of its own, so that a read past its end is seen.
 # The filter is the namespace of the kernels; initcheck has to see everyone's writes.
 check() {
   local tool="$1" most="$2" reserved="$3"
   shift 3
-  step "$tool" sanitizer.log "$most" "$reserved" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+  if [[ $device == cpu ]]; then
+    [[ $tool == memcheck ]] && step sanitize 60 "$reserved" "$python" benchmarks/sanitize.py --device cpu
+    return
+  fi
+  if ! command -v compute-sanitizer >/dev/null; then
+    failed+=("$tool")
+    say "$tool: compute-sanitizer is not on the PATH"
+    return
+  fi
+  step "$tool" "$most" "$reserved" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
     compute-sanitizer --tool "$tool" --error-exitcode 9 --launch-timeout 60 "$@" \
     "$python" benchmarks/sanitize.py --device cuda
 }
-if [[ $device == cpu ]]; then
-  step sanitize sanitizer.log 60 60 "$python" benchmarks/sanitize.py --device cpu
-elif ! PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin" command -v compute-sanitizer >/dev/null; then
-  failed+=("compute-sanitizer")
-  say "compute-sanitizer is not on the PATH: no memory checks"
-else
-  PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin"
-  check memcheck 60 170 --kernel-name kns=4grad --padding 32 --report-api-errors no
-  check racecheck 60 170 --kernel-name kns=4grad
-fi
+PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin"
 
-# The table goes to tables.txt, with what is printed while it is made.
+# A benchmark and its table; rows that were measured are kept also where the time is over.
 bench() {
   local name="$1" most="$2" reserved="$3"
   shift 3
-  step "$name" tables.txt "$most" "$reserved" "$python" "benchmarks/$name.py" --device "$device" \
-    --json "$out/${name#bench_}.json" "$@"
+  step "$name" "$most" "$reserved" "$python" "benchmarks/$name.py" --device "$device" \
+    --json "$out/$stage-${name#bench_}.json" "$@"
 }
-if [[ $device == cpu ]]; then
-  bench bench_refine 90 90 --quick
-  bench bench_grid 90 0 --quick
+
+# A case is three rows: forward, backward, both. One that has begun when the seconds are over is
+# finished, and the first always begins.
+if [[ $stage == check ]]; then
+  mapfile -t tests < <(grep -rlE '^from grad\.ops' --include='test_*.py' tests | grep -v test_build.py | sort)
+  # Those of the CPU run anywhere, and need no minutes of a GPU.
+  marks="cuda and not slow" most=110
+  [[ $device == cpu ]] && marks="not cuda and not slow" most=130
+  step tests "$most" 100 "$python" -m pytest -q --maxfail=20 -m "$marks" -p no:cacheprovider "${tests[@]}"
+  check memcheck 50 75 --kernel-name kns=4grad --padding 32 --report-api-errors no
+  check racecheck 50 45 --kernel-name kns=4grad
+  bench bench_grid 40 45 --quick --seconds 0.01
+  bench bench_refine 30 25 --quick --seconds 0.01
+  bench bench_model 40 0 --batch-sizes 1 --precisions float32 --files 8
 else
-  bench bench_refine 90 130 --seconds 65
-  # A case that has begun is finished; compiling one can take 15 seconds.
-  seconds=$((limit - SECONDS - 75))
-  bench bench_grid 200 35 --seconds $((seconds > 170 ? 170 : seconds < 20 ? 20 : seconds))
-fi
-if [[ -f benchmarks/bench_model.py ]]; then
-  bench bench_model 60 0
-fi
-if [[ $device == cuda ]] && command -v compute-sanitizer >/dev/null; then
-  check synccheck 40 20 --kernel-name kns=4grad
-  check initcheck 40 0
+  if [[ $device == cpu ]]; then
+    bench bench_grid 90 180 --quick
+    bench bench_refine 70 110 --quick
+    bench bench_model 110 0 --batch-sizes 1 --precisions float32 --files 48
+  else
+    # Half of what is left for lookups, which are most of the rows; compiling a case can take 15 seconds.
+    bench bench_grid 140 130 --seconds 120
+    bench bench_refine 60 75 --seconds 45
+    bench bench_model 75 0
+    check synccheck 40 0 --kernel-name kns=4grad
+    check initcheck 40 0
+  fi
 fi
 
 if ((${#failed[@]})); then
-  say "after $SECONDS s: FAILED: ${failed[*]}; the logs are in $out"
+  say "$stage: after $SECONDS s: FAILED: ${failed[*]}; the log is $log"
   exit 1
 fi
-say "after $SECONDS s: everything passed; results in $out"
+say "$stage: after $SECONDS s: everything passed; results in $out"

@@ -153,6 +153,18 @@ def runtime_library(home: Path) -> Path | None:
     return min(libraries, key=lambda library: len(library.name), default=None)
 
 
+def one_front_end(architectures: list[str]) -> str:
+    """nvcc's flag that makes PTX of the first architecture, keeps it, and assembles it for all."""
+    numbers = [architecture.replace(".", "") for architecture in architectures]
+    code = ",".join([f"compute_{numbers[0]}", *(f"sm_{number}" for number in numbers)])
+    return f"-gencode=arch=compute_{numbers[0]},code=[{code}]"
+
+
+def kernels_first(sources: list[str]) -> list[str]:
+    """In the order to compile them: kernels take longest, and no core should wait at the end."""
+    return sorted(sources, key=lambda source: not Path(source).stem.endswith(("_cpu", "_cuda")))
+
+
 def _run(command: list[str | Path]) -> tuple[int, str]:
     try:
         result = subprocess.run(

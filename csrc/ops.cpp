@@ -30,7 +30,7 @@ pybind11::dict build_info() {
 
 }  // namespace
 
-// Each operator is implemented beside its kernels; grad/ops/functions.py joins forward and backward.
+// Each operator is implemented beside its kernels; grad/ops/NAME.py joins forward and backward.
 TORCH_LIBRARY(grad_anomaly, m) {
   m.def("interpolate(Tensor coords, Tensor grid, bool align_corners, bool border) -> Tensor");
   m.def(

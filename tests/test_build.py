@@ -189,6 +189,27 @@ def test_reasons_for_no_toolkit(
     assert no_toolkit.find_toolkit("13.2") == (None, [f"{bare} has no libcudart"])
 
 
+# How it is compiled.
+
+
+def test_the_front_end_runs_for_the_first_architecture_alone(environment: ModuleType) -> None:
+    assert environment.one_front_end(["8.0", "9.0", "12.0"]) == (
+        "-gencode=arch=compute_80,code=[compute_80,sm_80,sm_90,sm_120]"
+    )
+
+
+def test_kernels_are_the_same_for_every_architecture() -> None:
+    """What asks for a newer one would be missing where the default architectures share one PTX."""
+    for path in (ROOT / "csrc").rglob("*.*"):
+        assert not re.search(r"__CUDA_ARCH__\s*[<>=!]", path.read_text()), path
+
+
+def test_kernels_are_compiled_first(environment: ModuleType) -> None:
+    sources = ["csrc/a/a.cpp", "csrc/a/a_cpu.cpp", "csrc/a/a_cuda.cu", "csrc/b.cpp"]
+    ordered = environment.kernels_first(sources)
+    assert ordered == ["csrc/a/a_cpu.cpp", "csrc/a/a_cuda.cu", "csrc/a/a.cpp", "csrc/b.cpp"]
+
+
 # Which library is loaded.
 
 
@@ -311,6 +332,79 @@ def test_digest_sees_names_and_contents_of_sources_only(tmp_path: Path) -> None:
     (tmp_path / "two.h").touch()
     digests.append(digest(tmp_path))
     assert len(set(digests)) == 4
+
+
+# A library that was built for a GPU machine elsewhere.
+
+
+@pytest.fixture
+def gpu_library(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu_library
+
+    return gpu_library
+
+
+BUILT = {
+    "python": "3.12",
+    "machine": "x86_64",
+    "torch": "2.11.0+cu130",
+    "cuda": "13.0",
+    "sources": "one",
+}
+
+
+@pytest.mark.parametrize(
+    ("here", "fatal", "notes"),
+    [
+        ({}, [], []),
+        ({"python": "3.11"}, ["python: built for 3.12, here is 3.11"], []),
+        ({"torch": "2.14.1"}, ["torch: built for 2.11.0+cu130, here is 2.14.1"], []),
+        ({"torch": "2.11.1"}, [], ["torch: built for 2.11.0+cu130, here is 2.11.1"]),
+        ({"cuda": "13.2"}, [], ["cuda: built for 13.0, here is 13.2"]),
+        ({"cuda": "None"}, ["cuda: built for 13.0, here is None"], []),
+        ({"sources": "2"}, ["csrc: the library was built from other sources than those here"], []),
+    ],
+)
+def test_differences_to_the_machine_a_library_was_built_for(
+    gpu_library: ModuleType, here: dict[str, str], fatal: list[str], notes: list[str]
+) -> None:
+    assert gpu_library.differences(BUILT, BUILT | here) == (fatal, notes)
+
+
+@pytest.mark.parametrize(
+    ("architectures", "capability", "runs"),
+    [
+        ("9.0", (9, 0), True),
+        ("8.0", (8, 6), True),
+        ("9.0", (8, 0), False),
+        ("8.0;9.0", (10, 0), False),
+        ("8.0+PTX;9.0", (10, 0), True),
+    ],
+)
+def test_which_gpus_run_a_library(
+    gpu_library: ModuleType, architectures: str, capability: tuple[int, int], runs: bool
+) -> None:
+    assert (gpu_library.cannot_run(architectures, capability) is None) is runs
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "reason"),
+    [
+        ("gpu_all.sh", [], "--stage must be check or measure"),
+        ("gpu_all.sh", ["--stage", "check", "--device", "tpu"], "--device must be cuda or cpu"),
+        ("gpu_library.sh", ["--python", "3.12"], "say for what"),
+        ("gpu_library.sh", ["--python"], "--python needs a value"),
+    ],
+)
+def test_the_scripts_for_a_gpu_machine_explain_their_options(
+    script: str, arguments: list[str], reason: str
+) -> None:
+    result = subprocess.run(
+        [str(ROOT / "benchmarks" / script), *arguments], stderr=subprocess.PIPE, text=True
+    )
+    assert result.returncode == 2
+    assert reason in result.stderr
 
 
 # The package and its sources.

@@ -63,6 +63,9 @@ HEADINGS = {
 }
 
 
+_SCRIPT = Path(__file__).resolve().parents[1] / "bench_peers.py"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for a user's error, 130 for Ctrl-C."""
     given = sys.argv[1:] if arguments is None else list(arguments)
@@ -122,7 +125,10 @@ def _in_child(
     answer.parent.mkdir(parents=True, exist_ok=True)
     rest = ("--child", str(answer), "--peers", name, "--settings", setting)
     done = subprocess.run(
-        [sys.executable, __file__, *given, *rest], stderr=subprocess.PIPE, text=True, check=False
+        [sys.executable, str(_SCRIPT), *given, *rest],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     try:
         found: dict[str, Any] = json.loads(answer.read_text())

@@ -95,7 +95,7 @@ inline Lattice make_lattice(const at::Tensor& grid, bool align_corners, bool bor
     const int64_t size = grid.size(dims - 1 - j);
     TORCH_CHECK_VALUE(size >= 1, name, " must have at least one cell along each axis, got ", describe(grid));
     cells *= size;
-    TORCH_CHECK_VALUE(cells < (int64_t{1} << 31), name, " must have fewer than 2^31 cells, got ",
+    TORCH_CHECK_VALUE(cells <= kMaxCells, name, " must have at most ", kMaxCells, " cells, got ",
                       describe(grid));
     lattice.size[j] = static_cast<int>(size);
   }

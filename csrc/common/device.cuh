@@ -16,9 +16,11 @@ inline int device_attribute(cudaDeviceAttr attribute) {
 
 inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
 
-// The most dynamic shared memory that a block may ask for, less what a kernel declares itself.
+// The most dynamic shared memory that a block may ask for, less what a kernel declares itself: dynamic memory
+// begins behind that at a multiple of 16 bytes.
 inline size_t shared_memory_limit(size_t declared) {
-  return static_cast<size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) - declared;
+  const size_t all = static_cast<size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  return all - (declared + 15) / 16 * 16;
 }
 
 // Beyond 48 KiB, with what the kernel itself declares (a few KiB), a kernel has to be told.

@@ -3,7 +3,8 @@
 // Axis j of the coordinates addresses the grid's axis of size R_{j+1}; the last spatial axis of the
 // grid, R_1, is axis 0, as in torch's grid_sample. With t the position of a coordinate between two
 // cell centres, the weight of corner k is the product over axes of t_j (bit j of k set: the upper
-// cell) or 1 - t_j (the lower). Forward and backward, CPU and CUDA, all use these functions.
+// cell) or 1 - t_j (the lower). Forward and backward, CPU and CUDA, all use these functions; kernels that
+// must agree on a row's cell round alike, whatever else the compiler fuses in them.
 #pragma once
 
 #include <cmath>
@@ -15,6 +16,9 @@
 namespace grad {
 
 constexpr int kMaxDims = 4;
+
+// Two cells beside the grid are counted along each axis: with them, too, their number fits an int.
+constexpr int64_t kMaxCells = (int64_t{1} << 31) - 3;
 
 // The spatial shape of a grid and how coordinates address it.
 struct Lattice {
@@ -49,7 +53,8 @@ GRAD_HOST_DEVICE Cell<A, D> locate(const A* coords, const Lattice& lattice) {
     // Infinities become the largest number, so that 0 * infinity can't make a NaN below.
     constexpr A kLargest = std::numeric_limits<A>::max();
     const A coord = coords[j] > kLargest ? kLargest : coords[j] < -kLargest ? -kLargest : coords[j];
-    const A x = lattice.align_corners ? (coord + 1) / 2 * static_cast<A>(last) : ((coord + 1) * size - 1) / 2;
+    const A x = lattice.align_corners ? separate_product((coord + 1) / 2, static_cast<A>(last))
+                                      : multiply_add(coord + 1, size, A{-1}) / 2;
     cell.slope[j] = (lattice.align_corners ? static_cast<A>(last) : size) / 2;
     if (x != x) {
       cell.is_nan = true;
@@ -90,14 +95,14 @@ int64_t key_count(const Lattice& lattice) {
 // The linear index of corner k, or -1 where it is outside the grid.
 template <typename A, int D>
 GRAD_HOST_DEVICE int corner_index(const Cell<A, D>& cell, const Lattice& lattice, int k) {
-  int index = 0;
+  uint32_t index = 0;  // beyond the grid it may wrap
   bool valid = !cell.is_nan;
   for (int j = D - 1; j >= 0; --j) {
     const int along = cell.lower[j] + ((k >> j) & 1);
     valid = valid && along >= 0 && along < lattice.size[j];
-    index = index * lattice.size[j] + along;
+    index = index * static_cast<uint32_t>(lattice.size[j]) + static_cast<uint32_t>(along);
   }
-  return valid ? index : -1;
+  return valid ? static_cast<int>(index) : -1;
 }
 
 template <typename A, int D>

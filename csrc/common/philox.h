@@ -94,7 +94,8 @@ GRAD_HOST_DEVICE void jitter_noise(const JitterArgs& jitter, int64_t row, float*
       box_muller(more.w[0], more.w[1], normals + 2);
     }
   }
-  for (int j = 0; j < D; ++j) noise[j] = normals[j] * jitter.std;
+  // project adds this to the same activation forward and backward, and has to find the same cell.
+  for (int j = 0; j < D; ++j) noise[j] = separate_product(normals[j], jitter.std);
 }
 
 }  // namespace grad

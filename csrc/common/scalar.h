@@ -47,6 +47,38 @@ GRAD_HOST_DEVICE float bits_to_float(uint32_t bits) {
 #endif
 }
 
+// a * b, rounded before anything is added to it, so that kernels that compute the same get the same.
+GRAD_HOST_DEVICE float separate_product(float a, float b) {
+#ifdef __CUDA_ARCH__
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+GRAD_HOST_DEVICE double separate_product(double a, double b) {
+#ifdef __CUDA_ARCH__
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
+// a * b + c, rounded once on a GPU; a CPU may round the product too.
+GRAD_HOST_DEVICE float multiply_add(float a, float b, float c) {
+#ifdef __CUDA_ARCH__
+  return __fmaf_rn(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+GRAD_HOST_DEVICE double multiply_add(double a, double b, double c) {
+#ifdef __CUDA_ARCH__
+  return __fma_rn(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 GRAD_HOST_DEVICE float load(float value) { return value; }
 GRAD_HOST_DEVICE double load(double value) { return value; }
 

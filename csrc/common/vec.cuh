@@ -14,9 +14,10 @@ struct alignas(sizeof(T) * kWidth < 16 ? sizeof(T) * kWidth : 16) Packet {
   T value[kWidth];
 };
 
-// How many columns of type T fill 16 bytes.
+// How many columns of type T a lane takes: as many as fill 16 bytes, but one float64, with which a warp reads
+// whole lines as well; a second width would only be more to compile.
 template <typename T>
-constexpr int kFullWidth = 16 / static_cast<int>(sizeof(T));
+constexpr int kFullWidth = sizeof(T) == 8 ? 1 : 16 / static_cast<int>(sizeof(T));
 
 enum class Cache {
   kKeep,   // read again soon: the grid, the weights
@@ -57,6 +58,28 @@ __device__ __forceinline__ void store_packet(T* place, const Packet<T, kWidth>& 
     }
   } else {
     *reinterpret_cast<P*>(place) = packet;
+  }
+}
+
+// The same from any place, a value at a time where it is not aligned.
+template <Cache kCache, typename T, int kWidth>
+__device__ __forceinline__ Packet<T, kWidth> load_values(const T* place) {
+  if (reinterpret_cast<uintptr_t>(place) % alignof(Packet<T, kWidth>) == 0) {
+    return load_packet<kCache, T, kWidth>(place);
+  }
+  Packet<T, kWidth> packet;
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) packet.value[i] = place[i];
+  return packet;
+}
+
+template <typename T, int kWidth>
+__device__ __forceinline__ void store_values(T* place, const Packet<T, kWidth>& packet) {
+  if (reinterpret_cast<uintptr_t>(place) % alignof(Packet<T, kWidth>) == 0) {
+    store_packet(place, packet);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kWidth; ++i) place[i] = packet.value[i];
   }
 }
 

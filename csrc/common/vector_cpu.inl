@@ -99,21 +99,16 @@ inline __attribute__((always_inline)) Value in_register(Value value) {
 }
 
 // Calls body(Pack<A, count>{}, c) with parts of the columns from left to right: whole vectors, then at
-// most one of each smaller power of two.
+// most one of half a vector, then scalars. Each part is one more copy of the body to compile.
 template <typename A, typename Body>
 inline __attribute__((always_inline)) void for_columns(int64_t columns, Body&& body) {
   int64_t c = 0;
   for (; c + kLanes<A> <= columns; c += kLanes<A>) body(Pack<A, kLanes<A>>{}, c);
-  if constexpr (kLanes<A> > 8) {
-    if (columns - c >= 8) {
-      body(Pack<A, 8>{}, c);
-      c += 8;
-    }
-  }
   if constexpr (kLanes<A> > 4) {
-    if (columns - c >= 4) {
-      body(Pack<A, 4>{}, c);
-      c += 4;
+    constexpr int kHalf = kLanes<A> / 2;
+    if (columns - c >= kHalf) {
+      body(Pack<A, kHalf>{}, c);
+      c += kHalf;
     }
   }
   for (; c < columns; ++c) body(Pack<A, 1>{}, c);

@@ -17,7 +17,7 @@ struct Corners {
 
   Corners(const A* coords, const Lattice& lattice) : Corners(locate<A, D>(coords, lattice), lattice) {}
 
-  Corners(const Cell<A, D>& cell, const Lattice& lattice) : is_nan(cell.is_nan) {
+  __attribute__((noinline)) Corners(const Cell<A, D>& cell, const Lattice& lattice) : is_nan(cell.is_nan) {
     for (int k = 0; k < kCount; ++k) {
       const int linear = corner_index(cell, lattice, k);
       if (linear < 0) continue;
@@ -33,16 +33,13 @@ struct Corners {
   }
 };
 
-struct NoPrefetch {
-  void operator()(int64_t) const {}
-};
-
-// out[r][c] = sum_k w_rk grid[i_k, c] over `columns` columns; `pitch` columns lie between grid cells. Calls
-// prefetch(c) at each column c.
-template <int kRows, typename T, typename G, typename A, int D, bool kWithSlopes,
-          typename Prefetch = NoPrefetch>
-inline void gather(const Corners<A, D, kWithSlopes> (&corners)[kRows], const G* grid, int64_t pitch,
-                   int64_t columns, T* const (&out)[kRows], const Prefetch& prefetch = {}) {
+// out[r][c] = sum_k w_rk grid[i_k, c] over `columns` columns; `pitch` columns lie between grid cells.
+// Meanwhile the columns from `ahead` on are asked for, unless it is null: at run time, and in a function that
+// is not inlined, as one for each caller takes minutes to compile.
+template <int kRows, typename T, typename G, typename A, int D>
+__attribute__((noinline)) void gather(const Corners<A, D, false> (&corners)[kRows], const G* grid,
+                                      int64_t pitch, int64_t columns, T* const (&out)[kRows],
+                                      const G* ahead = nullptr) {
   constexpr int kCount = 1 << D;
   if (corners[0].valid == 0) {
     for (int r = 0; r < kRows; ++r) {
@@ -57,8 +54,9 @@ inline void gather(const Corners<A, D, kWithSlopes> (&corners)[kRows], const G* 
     cells[k] = grid + corners[0].index[k] * pitch;
     for (int r = 0; r < kRows; ++r) weight[r][k] = corners[r].weight[k];
   }
+  if (!ahead) ahead = cells[0];
   for_columns<A>(columns, [&](auto pack, int64_t c) {
-    prefetch(c);
+    prefetch_line<false>(ahead, c);
     typename decltype(pack)::Value sum[kRows];
     const auto first = pack.load(cells[0] + c);
     for (int r = 0; r < kRows; ++r) sum[r] = first * weight[r][0];
@@ -72,18 +70,17 @@ inline void gather(const Corners<A, D, kWithSlopes> (&corners)[kRows], const G* 
 }
 
 // The same past the caches, by way of rows in the first-level cache. finish_writes() is the caller's.
-template <int kRows, typename T, typename G, typename A, int D, bool kWithSlopes,
-          typename Prefetch = NoPrefetch>
-inline void gather_past_caches(const Corners<A, D, kWithSlopes> (&corners)[kRows], const G* grid,
-                               int64_t pitch, int64_t columns, T* const (&out)[kRows],
-                               const Prefetch& prefetch = {}) {
+template <int kRows, typename T, typename G, typename A, int D>
+__attribute__((noinline)) void gather_past_caches(const Corners<A, D, false> (&corners)[kRows], const G* grid,
+                                                  int64_t pitch, int64_t columns, T* const (&out)[kRows],
+                                                  const G* ahead = nullptr) {
   constexpr int64_t kBlock = 512;  // columns at a time
   alignas(kVectorBytes) T blocks[kRows][kBlock];
   T* places[kRows];
   for (int r = 0; r < kRows; ++r) places[r] = blocks[r];
   for (int64_t c = 0; c < columns; c += kBlock) {
     const int64_t size = std::min(columns - c, kBlock);
-    gather<kRows, T>(corners, grid + c, pitch, size, places, [&](int64_t i) { prefetch(c + i); });
+    gather<kRows, T>(corners, grid + c, pitch, size, places, ahead ? ahead + c : nullptr);
     for (int r = 0; r < kRows; ++r) write_past_caches(out[r] + c, blocks[r], size);
   }
 }
@@ -101,20 +98,23 @@ struct Scatter {
   A (&dots)[kRows][Corners<A, D>::kCount];
 
   // grad_grid[i_k, c] += w_rk g_r[c], and dots[r][k] += <grid[i_k], g_r>, for all corners. Corners go in
-  // groups; prefetch(first, c) is called for each group, which begins with corner `first`, at each column c.
-  template <bool kNeedGrid, bool kNeedCoords, typename Prefetch>
-  void run(Prefetch&& prefetch) const {
+  // groups. Meanwhile the columns from `ahead` on are asked for, and with each group, which begins with
+  // corner `first`, those from cell_ahead(first) on; where that is null, none.
+  template <bool kNeedCoords, typename CellAhead>
+  void run(const T* const (&ahead)[kRows], CellAhead&& cell_ahead) const {
     constexpr int kGroup = Corners<A, D>::kCount < 4 ? Corners<A, D>::kCount : 4;
     const int valid = corners[0].valid;
     int k = 0;
-    for (; k + kGroup <= valid; k += kGroup) some<kGroup, kNeedGrid, kNeedCoords>(k, prefetch);
-    for (; k < valid; ++k) some<1, kNeedGrid, kNeedCoords>(k, prefetch);
+    for (; k + kGroup <= valid; k += kGroup) {
+      some<kGroup, kNeedCoords>(k, k == 0 ? ahead : grad_out, cell_ahead(k));
+    }
+    for (; k < valid; ++k) some<1, kNeedCoords>(k, k == 0 ? ahead : grad_out, cell_ahead(k));
   }
 
  private:
   // Corners [first, first + kCount).
-  template <int kCount, bool kNeedGrid, bool kNeedCoords, typename Prefetch>
-  void some(int first, Prefetch&& prefetch) const {
+  template <int kCount, bool kNeedCoords>
+  __attribute__((noinline)) void some(int first, const T* const (&ahead)[kRows], const G* cell_ahead) const {
     const G* cells[kCount];
     A* grad_cells[kCount];
     A weight[kRows][kCount];
@@ -122,19 +122,19 @@ struct Scatter {
     for (int k = 0; k < kCount; ++k) {
       const int index = corners[0].index[first + k];
       cells[k] = kNeedCoords ? grid + index * pitch : nullptr;
-      grad_cells[k] = kNeedGrid ? grad_grid + index * grad_pitch : nullptr;
+      grad_cells[k] = grad_grid + index * grad_pitch;
       for (int r = 0; r < kRows; ++r) weight[r][k] = corners[r].weight[first + k];
     }
+    if (!cell_ahead) cell_ahead = cells[0];
     for_columns<A>(columns, [&](auto pack, int64_t c) {
-      prefetch(first, c);
+      unrolled<kRows>([&](auto r) { prefetch_line<false>(ahead[r], c); });
+      if constexpr (kNeedCoords) prefetch_line<false>(cell_ahead, c);
       typename decltype(pack)::Value g[kRows];
       unrolled<kRows>([&](auto r) { g[r] = pack.load(grad_out[r] + c); });
       unrolled<kCount>([&](auto k) {
-        if constexpr (kNeedGrid) {
-          auto sum = pack.load(grad_cells[k] + c);
-          unrolled<kRows>([&](auto r) { sum += g[r] * weight[r][k]; });
-          pack.store(grad_cells[k] + c, sum);
-        }
+        auto sum = pack.load(grad_cells[k] + c);
+        unrolled<kRows>([&](auto r) { sum += g[r] * weight[r][k]; });
+        pack.store(grad_cells[k] + c, sum);
         if constexpr (kNeedCoords) {
           const auto value = in_register(pack.load(cells[k] + c));
           unrolled<kRows>([&](auto r) { sums[r][k].add(g[r] * value); });
@@ -150,7 +150,7 @@ struct Scatter {
 
 // dcoord_j = sum_k (dw_k / dcoord_j) <grid[i_k], g>; NaN where a coordinate is NaN.
 template <typename A, int D>
-inline void coords_gradient(const Corners<A, D>& corners, const A* dots, A* grad_coords) {
+__attribute__((noinline)) void coords_gradient(const Corners<A, D>& corners, const A* dots, A* grad_coords) {
   for (int j = 0; j < D; ++j) {
     A sum = corners.is_nan ? std::numeric_limits<A>::quiet_NaN() : A{0};
     for (int k = 0; k < corners.valid; ++k) sum += corners.slope[k][j] * dots[k];

@@ -122,7 +122,8 @@ void backward_cpu(const InterpolateBackward<T, G>& args, int64_t rows, G* grad_g
                   Accumulate<T>* grad_coords) {
   const int64_t cells = args.lattice.cells(D);
   const Partition parts = backward_rows(rows, cells);
-  if (parts.count() > 1 && args.columns <= 2048) {
+  const bool by_rows = parts.count() > 1 && args.columns <= 2048;
+  if (by_rows || args.columns == 0) {  // no column, no part of the columns: coordinates have a gradient still
     backward_cpu_by_rows<D>(args, parts, cells, grad_grid, grad_coords);
   } else {
     backward_cpu_by_columns<D>(args, rows, cells, grad_grid, grad_coords);

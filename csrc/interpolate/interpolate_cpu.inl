@@ -13,7 +13,7 @@ template <typename A, int D, bool kWithSlopes>
 class RowBlock {
  public:
   // The rows of `rows` in the given order, or as they lie where it is null.
-  RowBlock(const A* coords, const int* order, Range rows, const Lattice& lattice)
+  __attribute__((noinline)) RowBlock(const A* coords, const int* order, Range rows, const Lattice& lattice)
       : cells_(lattice.cells(D)), count_(static_cast<int>(rows.size())) {
     for (int i = 0; i < count_; ++i) {
       row_[i] = order ? order[rows.begin + i] : rows.begin + i;
@@ -69,21 +69,16 @@ template <int D, typename T, typename G>
 void interpolate_forward(const InterpolateForward<T, G>& args, Range rows, Range columns) {
   using A = Accumulate<T>;
   const auto look_up = [&](const Corners<A, D, false>(&corners)[1], int64_t row, int64_t begin, int64_t size,
-                           const auto& prefetch) {
+                           const G* ahead) {
     T* const out[] = {args.out + args.layout.offset(row, begin)};
-    if (args.past_caches) {
-      gather_past_caches(corners, args.grid + begin, args.columns, size, out, prefetch);
-    } else {
-      gather(corners, args.grid + begin, args.columns, size, out, prefetch);
-    }
+    const auto gather_here = args.past_caches ? gather_past_caches<1, T, G, A, D> : gather<1, T, G, A, D>;
+    gather_here(corners, args.grid + begin, args.columns, size, out, ahead);
   };
   if (columns.size() > kColumnBlock && args.lattice.cells(D) <= rows.size()) {
     for_row_blocks<D, false>(args.coords, nullptr, rows, args.lattice, [&](const auto& block) {
       const auto run = [&](int i, int64_t begin, int64_t size, int64_t next) {
-        if (next < 0) return look_up(block.corners(i), block.row(i), begin, size, NoPrefetch{});
-        const G* ahead = args.grid + next + block.cell_to_ask(i, 0) * args.columns;
-        const auto prefetch = [&](int64_t c) { prefetch_line<false>(ahead, c); };
-        look_up(block.corners(i), block.row(i), begin, size, prefetch);
+        const G* ahead = next < 0 ? nullptr : args.grid + next + block.cell_to_ask(i, 0) * args.columns;
+        look_up(block.corners(i), block.row(i), begin, size, ahead);
       };
       for_column_blocks(block, args.layout, columns, args.columns, run);
     });
@@ -91,35 +86,36 @@ void interpolate_forward(const InterpolateForward<T, G>& args, Range rows, Range
     for (int64_t n = rows.begin; n < rows.end; ++n) {
       const Corners<A, D, false> corners[] = {{args.coords + n * D, args.lattice}};
       for_runs(args.layout, columns,
-               [&](int64_t begin, int64_t size) { look_up(corners, n, begin, size, NoPrefetch{}); });
+               [&](int64_t begin, int64_t size) { look_up(corners, n, begin, size, nullptr); });
     }
   }
   if (args.past_caches) finish_writes();
 }
 
-template <int D, bool kNeedGrid, bool kNeedCoords, typename T, typename G>
-void interpolate_backward(const InterpolateBackward<T, G>& args, Range rows, Range columns,
-                          Accumulate<T>* grad_grid, int64_t grad_pitch, Accumulate<T>* grad_coords) {
+// Where the grid needs no gradient, its sums go to one row of columns that nobody reads.
+template <int D, bool kNeedCoords, typename T, typename G>
+void interpolate_backward_some(const InterpolateBackward<T, G>& args, Range rows, Range columns,
+                               Accumulate<T>* grad_grid, int64_t grad_pitch, Accumulate<T>* grad_coords) {
   using A = Accumulate<T>;
+  A unread[kColumnBlock];
+  if (!grad_grid) std::fill_n(unread, kColumnBlock, A{0});
   for_row_blocks<D, true>(args.coords, args.order, rows, args.lattice, [&](const auto& block) {
     A dots[kRowBlock][1][Corners<A, D>::kCount] = {};
     const auto run = [&](int i, int64_t begin, int64_t size, int64_t next) {
       const T* const grad_out[] = {args.grad_out + args.layout.offset(block.row(i), begin)};
-      const G* grid = kNeedCoords ? args.grid + begin : nullptr;
+      const T* const ahead[] = {next < 0 ? grad_out[0]
+                                         : args.grad_out + args.layout.offset(block.row(i), next)};
       const Scatter<1, T, G, A, D> scatter{block.corners(i),
                                            grad_out,
-                                           grid,
+                                           kNeedCoords ? args.grid + begin : nullptr,
                                            args.columns,
-                                           kNeedGrid ? grad_grid + (begin - columns.begin) : nullptr,
-                                           grad_pitch,
+                                           grad_grid ? grad_grid + (begin - columns.begin) : unread,
+                                           grad_grid ? grad_pitch : 0,
                                            size,
                                            dots[i]};
-      if (next < 0) return scatter.template run<kNeedGrid, kNeedCoords>([](int, int64_t) {});
-      const T* ahead = args.grad_out + args.layout.offset(block.row(i), next);
-      scatter.template run<kNeedGrid, kNeedCoords>([&](int first, int64_t c) {
-        if (first == 0) prefetch_line<false>(ahead, c);
-        if (kNeedCoords)
-          prefetch_line<false>(args.grid + next + block.cell_to_ask(i, first) * args.columns, c);
+      scatter.template run<kNeedCoords>(ahead, [&](int first) -> const G* {
+        if (!kNeedCoords || next < 0) return nullptr;
+        return args.grid + next + block.cell_to_ask(i, first) * args.columns;
       });
     };
     for_column_blocks(block, args.layout, columns, args.columns, run);
@@ -132,11 +128,9 @@ void interpolate_backward(const InterpolateBackward<T, G>& args, Range rows, Ran
 template <int D, typename T, typename G>
 void interpolate_backward(const InterpolateBackward<T, G>& args, Range rows, Range columns,
                           Accumulate<T>* grad_grid, int64_t grad_pitch, Accumulate<T>* grad_coords) {
-  if (grad_grid && grad_coords) {
-    interpolate_backward<D, true, true>(args, rows, columns, grad_grid, grad_pitch, grad_coords);
+  if (grad_coords) {
+    interpolate_backward_some<D, true>(args, rows, columns, grad_grid, grad_pitch, grad_coords);
   } else if (grad_grid) {
-    interpolate_backward<D, true, false>(args, rows, columns, grad_grid, grad_pitch, grad_coords);
-  } else if (grad_coords) {
-    interpolate_backward<D, false, true>(args, rows, columns, grad_grid, grad_pitch, grad_coords);
+    interpolate_backward_some<D, false>(args, rows, columns, grad_grid, grad_pitch, grad_coords);
   }
 }

@@ -219,7 +219,8 @@ ColumnPlan plan_columns_cuda(const InterpolateBackward<T, G>& args, int64_t rows
   ColumnPlan plan{};
   plan.width = packed ? kWidth : 1;
   const int64_t cells = args.lattice.cells(D);
-  const int64_t wanted = divide_up<int64_t>(args.columns, plan.width * kWarpSize);
+  // One warp at least, and one slice: without columns they still write the coordinates' gradient.
+  const int64_t wanted = std::max<int64_t>(divide_up<int64_t>(args.columns, plan.width * kWarpSize), 1);
   const size_t limit = shared_memory_limit(sizeof(SortedTile<A, D>));
   for (int warps = static_cast<int>(std::min<int64_t>(wanted, kThreads / kWarpSize)); warps > 0; --warps) {
     plan.threads = warps * kWarpSize;
@@ -228,7 +229,7 @@ ColumnPlan plan_columns_cuda(const InterpolateBackward<T, G>& args, int64_t rows
     plan.fits = plan.shared_bytes <= (warps > 1 && wanted > warps ? kComfortable : limit);
     if (plan.fits) break;
   }
-  plan.slices = divide_up<int64_t>(args.columns, std::max(plan.columns, 1));
+  plan.slices = std::max<int64_t>(divide_up<int64_t>(args.columns, std::max(plan.columns, 1)), 1);
   const int64_t blocks = 4 * multiprocessors();
   plan.splits = std::clamp<int64_t>(rows / 512, 1, divide_up(blocks, plan.slices));
   return plan;
@@ -239,7 +240,6 @@ void interpolate_backward_columns_cuda(const InterpolateBackward<T, G>& args, co
                                        int64_t rows, G* grad_grid, Accumulate<T>* grad_coords,
                                        Accumulate<T>* grid_workspace, Accumulate<T>* coords_workspace,
                                        Stream stream) {
-  if (args.columns == 0) return;
   constexpr int kWidth = kBackwardWidth<D, T>;
   auto* grid_parts = plan.splits > 1 && grad_grid ? grid_workspace : nullptr;
   auto* coords_parts = plan.slices > 1 && grad_coords ? coords_workspace : grad_coords;

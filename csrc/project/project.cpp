@@ -138,8 +138,8 @@ bool backward_cuda(const ProjectArgs<T, G>& args, const Accumulate<T>* activatio
   using A = Accumulate<T>;
   const int64_t rows = grad_out.size(0);
   G* grad_grid = grad_coords ? nullptr : data<G>(outputs.grad_grid);
-  const ProjectPlan plan =
-      plan_project_cuda<D>(args, data<T>(grad_out), grad_out.stride(0), rows, grad_grid != nullptr);
+  const ProjectPlan plan = plan_project_cuda<D>(args, data<T>(grad_out), grad_out.stride(0),
+                                                data<T>(outputs.grad_hidden), rows, grad_grid != nullptr);
   if (!plan.fits) return false;
   const int64_t grid_size = grad_grid ? args.lattice.cells(D) * args.columns : 0;
   const int64_t size = grid_size + D * (args.hidden_columns + 1);

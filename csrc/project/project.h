@@ -72,7 +72,7 @@ struct ProjectPlan {
 
 template <int D, typename T, typename G>
 ProjectPlan plan_project_cuda(const ProjectArgs<T, G>& args, const T* grad_out, int64_t grad_out_stride,
-                              int64_t rows, bool with_grid);
+                              const T* grad_hidden, int64_t rows, bool with_grid);
 
 // With grad_coords (N, D) given, only the head's half. `workspace` holds the blocks' sums one after the
 // other, each grid, weight, bias as far as they are wanted; totals are written to `gradients` in order.

@@ -10,23 +10,41 @@ constexpr int kTileRows = 256;
 constexpr int kRowsAhead = 3;
 constexpr int kPlacesAhead = 8;
 
+// The head's inputs, whatever the grid's type, so that its loops are compiled once for each type of h.
+template <typename T>
+struct Head {
+  const T* hidden;  // (N, columns), rows `stride` apart
+  int64_t stride;
+  const Accumulate<T>* weight;  // (D, columns)
+  const Accumulate<T>* bias;    // (D,)
+  int64_t columns;
+
+  template <typename G>
+  explicit Head(const ProjectArgs<T, G>& args)
+      : hidden(args.hidden),
+        stride(args.hidden_stride),
+        weight(args.weight),
+        bias(args.bias),
+        columns(args.hidden_columns) {}
+};
+
 // a_j = tanh(<h, W_j> + b_j) for rows [begin, begin + count) of a tile, (count, D), with room for
-// padded(count * D); calls prefetch(i, c) at column c.
-template <int D, typename T, typename G, typename Prefetch>
-inline void activate(const ProjectArgs<T, G>& args, int64_t begin, int count, Accumulate<T>* a,
-                     Prefetch&& prefetch) {
+// padded(count * D). Meanwhile the rows of `out`, out_stride apart, are asked for, unless it is null.
+template <int D, typename T>
+__attribute__((noinline)) void activate(const Head<T>& head, int64_t begin, int count, Accumulate<T>* a,
+                                        const T* out, int64_t out_stride) {
   using A = Accumulate<T>;
   for (int i = 0; i < count; ++i) {
-    const T* hidden = args.hidden + (begin + i) * args.hidden_stride;
-    const T* ahead = hidden + kRowsAhead * args.hidden_stride;
+    const T* hidden = head.hidden + (begin + i) * head.stride;
+    const T* ahead = hidden + kRowsAhead * head.stride;
     ColumnSum<A> sums[D];
-    for_columns<A>(args.hidden_columns, [&](auto pack, int64_t c) {
-      prefetch(i, c);
+    for_columns<A>(head.columns, [&](auto pack, int64_t c) {
+      if (out) prefetch_line<true>(out + i * out_stride, c);
       prefetch_line<false>(ahead, c);
       const auto h = in_register(pack.load(hidden + c));
-      unrolled<D>([&](auto j) { sums[j].add(h * pack.load(args.weight + j * args.hidden_columns + c)); });
+      unrolled<D>([&](auto j) { sums[j].add(h * pack.load(head.weight + j * head.columns + c)); });
     });
-    unrolled<D>([&](auto j) { a[i * D + j] = sums[j].total() + args.bias[j]; });
+    unrolled<D>([&](auto j) { a[i * D + j] = sums[j].total() + head.bias[j]; });
   }
   replace_by_tanh(a, count * D);
 }
@@ -37,7 +55,8 @@ template <int D, typename A>
 class Tile {
  public:
   // `a` is (count, D), the activations of these rows.
-  void fill(const Lattice& lattice, const JitterArgs& jitter, int64_t begin, int count, const A* a) {
+  __attribute__((noinline)) void fill(const Lattice& lattice, const JitterArgs& jitter, int64_t begin,
+                                      int count, const A* a) {
     count_ = count;
     float noise[kTileRows * D] = {};
     if (jitter.state) fill_noise<D>(jitter, begin, count, noise);
@@ -107,13 +126,14 @@ inline void for_tiles(Range rows, Body&& body) {
 // With d_j = dcoord_j (1 - a_j^2), as tanh' = 1 - tanh^2 and jitter adds a constant:
 //   dh = sum_j d_j W_j,  dW_j += d_j h,  db_j += d_j.
 // The row of dh is the next one of `writer`.
-template <int D, typename T, typename G>
-inline void head_backward(const ProjectArgs<T, G>& args, int64_t row, const Accumulate<T>* activations,
-                          const Accumulate<T>* grad_coords, const ProjectGradients<T>& gradients,
-                          RowWriter<T>& writer) {
+template <int D, typename T>
+__attribute__((noinline)) void head_backward(const Head<T>& head, int64_t row,
+                                             const Accumulate<T>* activations,
+                                             const Accumulate<T>* grad_coords,
+                                             const ProjectGradients<T>& gradients, RowWriter<T>& writer) {
   using A = Accumulate<T>;
-  const int64_t columns = args.hidden_columns;
-  const T* hidden = args.hidden + row * args.hidden_stride;
+  const int64_t columns = head.columns;
+  const T* hidden = head.hidden + row * head.stride;
   T* grad_hidden = writer.row();
   const bool is_direct = writer.is_direct();
   A d[D];
@@ -125,13 +145,13 @@ inline void head_backward(const ProjectArgs<T, G>& args, int64_t row, const Accu
   for_columns<A>(columns, [&](auto pack, int64_t c) {
     if (grad_hidden) {
       if (is_direct) prefetch_line<true>(grad_hidden + kRowsAhead * columns, c);
-      auto sum = pack.load(args.weight + c) * d[0];
+      auto sum = pack.load(head.weight + c) * d[0];
 #pragma GCC unroll 4
-      for (int j = 1; j < D; ++j) sum += pack.load(args.weight + j * columns + c) * d[j];
+      for (int j = 1; j < D; ++j) sum += pack.load(head.weight + j * columns + c) * d[j];
       pack.store(grad_hidden + c, sum);
     }
     if (gradients.grad_weight) {
-      prefetch_line<false>(hidden + kRowsAhead * args.hidden_stride, c);
+      prefetch_line<false>(hidden + kRowsAhead * head.stride, c);
       const auto h = in_register(pack.load(hidden + c));
 #pragma GCC unroll 4
       for (int j = 0; j < D; ++j) {
@@ -158,21 +178,16 @@ void project_forward(const ProjectArgs<T, G>& args, T* out, int64_t out_stride, 
   Tile<D, A> tile;
   for_tiles(rows, [&](int64_t begin, int count) {
     const auto place = [&](int row) { return out + (begin + row) * out_stride; };
-    const auto prefetch = [&](int row, int64_t c) {
-      if (!past_caches) prefetch_line<true>(place(row), c);
-    };
-    activate<D>(args, begin, count, a, prefetch);
+    activate<D>(Head<T>(args), begin, count, a, past_caches ? nullptr : place(0), out_stride);
     std::copy_n(a, count * D, activations + begin * D);
     tile.fill(args.lattice, args.jitter, begin, count, a);
     tile.template for_groups<false>(args.lattice, [&](int, const auto& group, const auto& corners) {
       constexpr int kRows = std::extent_v<std::remove_reference_t<decltype(group)>>;
       T* places[kRows];
       for (int r = 0; r < kRows; ++r) places[r] = place(group[r]);
-      if (past_caches) {
-        gather_past_caches<kRows, T>(corners, args.grid, args.columns, args.columns, places);
-      } else {
-        gather<kRows, T>(corners, args.grid, args.columns, args.columns, places);
-      }
+      const auto gather_here =
+          past_caches ? gather_past_caches<kRows, T, G, A, D> : gather<kRows, T, G, A, D>;
+      gather_here(corners, args.grid, args.columns, args.columns, places, nullptr);
     });
   });
   if (past_caches) finish_writes();
@@ -199,14 +214,13 @@ void project_backward(const ProjectArgs<T, G>& args, const Accumulate<T>* activa
       A dots[kRows][Corners<A, D>::kCount] = {};
       const Scatter<kRows, T, G, A, D> scatter{corners, places,  args.grid, columns, gradients.grad_grid,
                                                columns, columns, dots};
-      scatter.template run<true, true>([&](int first, int64_t c) {
-        if (first == 0) unrolled<kRows>([&](auto r) { prefetch_line<false>(ahead[r], c); });
-      });
+      scatter.template run<true>(ahead, [](int) { return static_cast<const G*>(nullptr); });
       for (int r = 0; r < kRows; ++r) coords_gradient(corners[r], dots[r], grad_coords[group[r]]);
     });
     if (gradients.grad_hidden || gradients.grad_weight || gradients.grad_bias) {
+      const Head<T> head(args);
       for (int i = 0; i < count; ++i) {
-        head_backward<D>(args, begin + i, activations, grad_coords[i], gradients, writer);
+        head_backward<D>(head, begin + i, activations, grad_coords[i], gradients, writer);
       }
     }
   });
@@ -216,8 +230,9 @@ template <int D, typename T, typename G>
 void project_head_backward(const ProjectArgs<T, G>& args, const Accumulate<T>* activations,
                            const Accumulate<T>* grad_coords, Range rows,
                            const ProjectGradients<T>& gradients) {
+  const Head<T> head(args);
   RowWriter<T> writer = writer_of(args, gradients, rows.begin);
   for (int64_t row = rows.begin; row < rows.end; ++row) {
-    head_backward<D>(args, row, activations, grad_coords + row * D, gradients, writer);
+    head_backward<D>(head, row, activations, grad_coords + row * D, gradients, writer);
   }
 }

@@ -151,7 +151,7 @@ __global__ void __launch_bounds__((kBackwardThreads<D, T>), 1)
   const int64_t begin = blockIdx.x * rows_per_block, end = min(rows, begin + rows_per_block);
   for (int64_t first = begin; first < end; first += kRows) {
     const int size = static_cast<int>(min(int64_t{kRows}, end - first));
-    __syncthreads();  // the last tile's gradients are done with
+    // Without a barrier: nobody reads the last tile's activations and coordinates any more.
     for (int t = threadIdx.x; t < size; t += blockDim.x) {
       float noise[D] = {};
       if (kWithLookup && args.jitter.state) jitter_noise<D>(args.jitter, first + t, noise);
@@ -161,14 +161,15 @@ __global__ void __launch_bounds__((kBackwardThreads<D, T>), 1)
         coordinate[t][j] = activation[t][j] + noise[j];
       }
     }
-    __syncthreads();
-    if constexpr (kWithLookup) {
+    if constexpr (kWithLookup) {  // fill() begins with a barrier: coordinates are there
       tile.fill(first, end, args.lattice, [&](int64_t row) { return coordinate[row - first]; });
       scatter_tile<kWidth>(
           tile, args.lattice, column < columns, grad_out,
           [&](int64_t row) { return row * grad_out_stride + column; }, args.grid + column, args.columns,
           parts.grid ? sums + column : nullptr, columns, need_head ? dots : nullptr);
       __syncthreads();
+    } else {
+      __syncthreads();  // the last tile's gradients are done with
     }
     if (!need_head) continue;
 
@@ -276,16 +277,17 @@ void project_forward_cuda(const ProjectArgs<T, G>& args, T* out, int64_t out_str
 
 template <int D, typename T, typename G>
 ProjectPlan plan_project_cuda(const ProjectArgs<T, G>& args, const T* grad_out, int64_t grad_out_stride,
-                              int64_t rows, bool with_grid) {
+                              const T* grad_hidden, int64_t rows, bool with_grid) {
   using A = Accumulate<T>;
   constexpr int kWidth = kBackwardWidth<D, T>;
   const bool packed = is_packed(args, kWidth) && args.columns % kWidth == 0 &&
                       grad::is_packed(grad_out, grad_out_stride, kWidth) &&
+                      grad::is_packed(grad_hidden, args.hidden_columns, kWidth) &&
                       grad::is_packed(args.grid, args.columns, kWidth);
   ProjectPlan plan{};
   plan.width = packed ? kWidth : 1;
   const int64_t columns = std::max(args.columns, args.hidden_columns);
-  const int64_t warps = divide_up<int64_t>(columns, plan.width * kWarpSize);
+  const int64_t warps = std::max<int64_t>(divide_up<int64_t>(columns, plan.width * kWarpSize), 1);
   constexpr int kMaxThreads = kBackwardThreads<D, T>;
   plan.threads = static_cast<int>(std::min<int64_t>(warps * kWarpSize, kMaxThreads));
   plan.shared_bytes = dots_bytes<A, D>(plan.threads / kWarpSize) +
@@ -336,7 +338,8 @@ void project_backward_cuda(const ProjectArgs<T, G>& args, const ProjectPlan& pla
 #define GRAD_INSTANTIATE(D, T, G)                                                                            \
   template void project_forward_cuda<D>(const ProjectArgs<T, G>&, T*, int64_t, Accumulate<T>*, int64_t,      \
                                         Stream);                                                             \
-  template ProjectPlan plan_project_cuda<D>(const ProjectArgs<T, G>&, const T*, int64_t, int64_t, bool);     \
+  template ProjectPlan plan_project_cuda<D>(const ProjectArgs<T, G>&, const T*, int64_t, const T*, int64_t,  \
+                                            bool);                                                           \
   template void project_backward_cuda<D>(const ProjectArgs<T, G>&, const ProjectPlan&, const Accumulate<T>*, \
                                          const T*, int64_t, const Accumulate<T>*, int64_t,                   \
                                          const ProjectGradients<T>&, G*, Accumulate<T>*, Stream);

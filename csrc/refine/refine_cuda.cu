@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       loss += pixel_loss(similarity);
       score[first + r] = pixel_score(pixel, similarity);
       Packet<A, kSums> out{{pixel.difference, pixel.dot, pixel.features, pixel.prediction}};
-      store_packet(pixel_sums + (first + r) * kSums, out);
+      store_values(pixel_sums + (first + r) * kSums, out);
     }
   }
   A total[1] = {loss};
@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const A pixel_loss_gradient = *grad_loss / static_cast<A>(rows);
 #pragma unroll 2
   for (int64_t n = int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarpSize; n < rows; n += warps) {
-    const auto kept = load_packet<Cache::kStream, A, kSums>(sums + n * kSums);
+    const auto kept = load_values<Cache::kStream, A, kSums>(sums + n * kSums);
     const PixelSums<A> pixel{kept.value[0], kept.value[1], kept.value[2], kept.value[3]};
     const PixelSimilarity<A> similarity = pixel_similarity(pixel, args.columns, args.similarity);
     const PixelGradient<A> gradient = pixel_gradient(pixel, similarity, args.columns, pixel_loss_gradient,
@@ -189,11 +189,14 @@ bool is_packed(const RefineArgs<T, P>& args) {
          grad::is_packed(args.prediction, args.prediction_stride, kWidth);
 }
 
-// Calls launch(std::integral_constant<int, width>).
+// Calls launch(std::integral_constant<int, width>), a width for inputs and outputs; those may be null.
 template <typename T, typename P, typename Launch>
-void with_width(const RefineArgs<T, P>& args, Launch&& launch) {
-  if (is_packed(args)) {
-    launch(std::integral_constant<int, kPacketWidth<T, P>>{});
+void with_width(const RefineArgs<T, P>& args, const typename RefineArgs<T, P>::Features* to_features,
+                const typename RefineArgs<T, P>::Prediction* to_prediction, Launch&& launch) {
+  constexpr int kWidth = kPacketWidth<T, P>;
+  if (is_packed(args) && grad::is_packed(to_features, args.columns, kWidth) &&
+      grad::is_packed(to_prediction, args.columns, kWidth)) {
+    launch(std::integral_constant<int, kWidth>{});
   } else {
     launch(std::integral_constant<int, 1>{});
   }
@@ -209,7 +212,7 @@ template <typename T, typename P>
 void refine_forward_cuda(const RefineArgs<T, P>& args, Accumulate<P>* loss, Accumulate<P>* score,
                          Accumulate<P>* sums, Accumulate<P>* shares, int64_t rows, Stream stream) {
   const int64_t blocks = refine_blocks_cuda(rows);
-  with_width(args, [&](auto width) {
+  with_width(args, nullptr, nullptr, [&](auto width) {
     refine_forward_kernel<T, P, decltype(width)::value>
         <<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(args, score, sums, shares, rows);
   });
@@ -222,7 +225,7 @@ void refine_backward_cuda(const RefineArgs<T, P>& args, const Accumulate<P>* sum
                           P* grad_prediction, int64_t rows, Stream stream) {
   if (rows == 0) return;
   const int64_t blocks = std::min<int64_t>(divide_up<int64_t>(rows, kWarps), 4 * kMaxBlocks);
-  with_width(args, [&](auto width) {
+  with_width(args, grad_features, grad_prediction, [&](auto width) {
     refine_backward_kernel<T, P, decltype(width)::value>
         <<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(args, sums, grad_loss, grad_score,
                                                                  grad_features, grad_prediction, rows);
@@ -233,7 +236,7 @@ template <typename T, typename P>
 void refined_map_cuda(const RefineArgs<T, P>& args, P* refined, int64_t rows, Stream stream) {
   if (rows == 0) return;
   const int64_t blocks = divide_up<int64_t>(rows, kWarps * kWarpRows);
-  with_width(args, [&](auto width) {
+  with_width(args, nullptr, refined, [&](auto width) {
     refined_map_kernel<T, P, decltype(width)::value>
         <<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(args, refined, rows);
   });

@@ -11,6 +11,9 @@ from grad.data.survey import Survey
 
 FEW_IMAGES = 10  # good training images of a class, below which results are rough
 SHRINKING = 4.0  # image sides for each side of the network's input, from which small defects vanish
+TILES = 6.0  # the same, from which tiles are better than larger inputs
+SHAPES = 1.1  # ratio of the widest to the narrowest shape of a class's images
+DARK = 1 / 8  # brightest value of deep images, as a share of the whole range
 STRETCHING = 2.0  # ratio of the sides of an image from which the square distorts it much
 
 
@@ -47,7 +50,9 @@ def examine(dataset: Dataset, survey: Survey, image_size: int) -> Findings:
             *_lacking(name, test),
             *_sizes(name, train + test, survey, image_size),
             *_kinds(name, train, test, survey),
+            *_dark(name, train + test, survey),
             *_empty_masks(name, test, survey),
+            *_soft_masks(name, test, survey),
         ]
     return Findings(tuple(errors), (*warnings, *_copies(dataset, survey)))
 
@@ -102,7 +107,14 @@ def _sizes(name: str, samples: Sequence[Sample], survey: Survey, image_size: int
         lost = max(sizes[huge[0]]) / image_size
         yield (
             f"{name}: {_first(huge, sizes)} is shrunk to {image_size} x {image_size}, where "
-            f"defects narrower than about {lost:.0f} pixels vanish: choose a larger --image-size."
+            f"defects narrower than about {lost:.0f} pixels vanish: {_remedy(lost, image_size)}."
+        )
+    shapes = sorted(sizes, key=lambda path: sizes[path][1] / sizes[path][0])
+    if shapes and _ratio(sizes[shapes[-1]]) > SHAPES * _ratio(sizes[shapes[0]]):
+        yield (
+            f"{name}: images have several shapes, from {_pixels(sizes[shapes[0]])} "
+            f"({shapes[0]}) to {_pixels(sizes[shapes[-1]])} ({shapes[-1]}); each is squeezed into "
+            "the same square, so one thing looks different in them: crop all to one shape."
         )
     if long:
         yield (
@@ -133,6 +145,29 @@ def _empty_masks(name: str, test: Sequence[Sample], survey: Survey) -> Iterator[
         yield (
             f"{name}: {_count(len(empty), 'mask')} without a single pixel, the first is {empty[0]}:"
             " draw the defect, or remove the mask."
+        )
+
+
+def _soft_masks(name: str, test: Sequence[Sample], survey: Survey) -> Iterator[str]:
+    soft = [sample.mask for sample in test if sample.mask in survey.soft_masks]
+    if soft:
+        yield (
+            f"{name}: {_count(len(soft), 'mask')} with many values between black and white, as "
+            f"JPEG and smoothing make them, the first is {soft[0]}: every value above zero counts as "
+            "defect, also the grey around it; save masks in two values, as PNG."
+        )
+
+
+def _dark(name: str, samples: Sequence[Sample], survey: Survey) -> Iterator[str]:
+    """Of 10 or 12 bits that were written into 16."""
+    facts = [survey.images[s.path] for s in samples if s.path in survey.images]
+    deep = [fact for fact in facts if fact.kind == "16-bit grey" or fact.kind == "floating point"]
+    if deep and max(fact.brightest for fact in deep) <= DARK:
+        share = max(fact.brightest for fact in deep)
+        yield (
+            f"{name}: the brightest value of all {deep[0].kind} images is {share:.1%} of what they "
+            "can hold, as of 12-bit data in 16-bit files: the network sees them nearly black; "
+            "multiply their values so that white is white."
         )
 
 
@@ -171,6 +206,21 @@ def _by_content(samples: Sequence[Sample], survey: Survey) -> dict[str, list[Pat
         if facts is not None:
             found.setdefault(facts.digest, []).append(sample.path)
     return found
+
+
+def _remedy(lost: float, image_size: int) -> str:
+    """What keeps small defects: larger inputs up to a point, tiles beyond."""
+    if lost < TILES:
+        return "choose a larger --image-size"
+    return f"look at it in tiles, --tile {2 * image_size} for example"
+
+
+def _ratio(size: tuple[int, int]) -> float:
+    return size[1] / size[0]
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return f"{size[1]} x {size[0]}"
 
 
 def _where(

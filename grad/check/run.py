@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 
 from rich.console import Console
@@ -16,7 +17,7 @@ from grad.data.survey import Survey, survey_images
 from grad.data.validation import find_validation
 from grad.system.devices import default_workers
 from grad.system.errors import GradError
-from grad.system.progress import Progress, print_line
+from grad.system.progress import Progress, cell, print_line
 
 
 def check(options: CheckOptions, console: Console) -> None:
@@ -74,7 +75,7 @@ def _image_table(dataset: Dataset, survey: Survey) -> Table:
             sizes = sorted({(f.size[1], f.size[0]) for f in facts}, key=lambda s: s[0] * s[1])
             ends = dict.fromkeys((sizes[0], sizes[-1]))
             text = " to ".join(f"{width} x {height}" for width, height in ends)
-            table.add_row(name, text, _joined({f.kind for f in facts}))
+            table.add_row(cell(name), text, _joined({f.kind for f in facts}))
     return table
 
 
@@ -105,10 +106,10 @@ def _show_plan(
     readable = sum(sample.path in survey.images for sample in dataset.train)
     learned = readable - (0 if options.validation else sum(kept.values()))
     classes = len(dataset.classes)
-    chosen = f" --classes {options.classes}" if options.classes else ""
+    chosen = f" --classes {shlex.quote(options.classes)}" if options.classes else ""
     rate = options.false_alarm_rate
     lines = [
-        f"grad train --data {options.data}{chosen} would train one model for "
+        f"grad train --data {shlex.quote(str(options.data))}{chosen} would train one model for "
         f"{'1 class' if classes == 1 else f'{classes} classes'}: {learned} good images to learn "
         f"from, {sum(kept.values())} for thresholds, {len(dataset.test)} to test on.",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from grad.data.picture import Picture, as_floats
 from grad.system.errors import GradError
 
 _ORIENTATION_TAG = 0x0112
+_SCAN, _MOST_SCANS = b"\xff\xda", 100  # the marker before a scan of a JPEG; encoders make about 10
 # Formats that Pillow registers but can't decode on its own.
 _UNDECODABLE = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
@@ -146,9 +148,30 @@ def load_mask(path: Path, size: tuple[int, int] | None = None) -> Tensor:
         raise UnreadableImage(path, _reason(path, error)) from error
 
 
+def check_scans(image: Image.Image, read: Callable[[], bytes]) -> None:
+    """Refuse a progressive JPEG that goes over its pixels more often than encoders make it.
+
+    Each scan takes as long as decoding the whole image once, and a file of some hundred kilobytes
+    can hold tens of thousands.
+
+    Args:
+        image: opened, not decoded.
+        read: gives the file's content.
+
+    Raises:
+        ValueError: it has too many scans.
+    """
+    if image.format != "JPEG" or not image.info.get("progressive"):
+        return
+    scans = read().count(_SCAN)
+    if scans > _MOST_SCANS:
+        raise ValueError(f"it has {scans} scans, where GRAD takes {_MOST_SCANS}")
+
+
 def _open(path: Path) -> Image.Image:
     """Decode the first frame, upright; the file is closed again."""
     with Image.open(path) as image:
+        check_scans(image, path.read_bytes)
         image.load()
         upright = ImageOps.exif_transpose(image)
     return image if upright is None else upright

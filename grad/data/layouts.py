@@ -13,12 +13,20 @@ from pathlib import Path
 from typing import NoReturn
 
 from grad.data.images import UnreadableImage, image_size, image_suffixes
-from grad.data.samples import GOOD, Dataset, Sample, check_classes
+from grad.data.samples import (
+    GOOD,
+    Dataset,
+    Sample,
+    check_class_name,
+    check_classes,
+    is_good,
+)
 from grad.data.scan import Reader, Samples, Scan, entries, is_visible
 from grad.data.visa import TABLE, visa_readers
 from grad.system.errors import GradError
 
 _MASK_ENDING = "_mask"
+_MVTEC_FOLDERS = ("train", "test", "ground_truth")
 _EXPECTED = (
     "a folder of good images, CLASS/train/good and CLASS/test/DEFECT as in MVTec AD (one class or "
     "several), or VisA with split_csv/1cls.csv"
@@ -120,7 +128,7 @@ def _recognise(root: Path, scan: Scan) -> tuple[str, dict[str, Reader]]:
     if (root / TABLE).is_file():
         return "visa", visa_readers(root)
     if _is_mvtec_class(root):
-        return "mvtec class", {own_name: partial(_read_mvtec, root, own_name)}
+        return "mvtec class", {own_name: _mvtec_reader(root)}
 
     folders = [path for path in entries(root) if path.is_dir() and is_visible(path)]
     classes = [path for path in folders if _is_mvtec_class(path)]
@@ -130,11 +138,29 @@ def _recognise(root: Path, scan: Scan) -> tuple[str, dict[str, Reader]]:
             scan.left_out(
                 f"{root} holds {', '.join(others)} without train and test folders, left out"
             )
-        return "mvtec", {path.name: partial(_read_mvtec, path, path.name) for path in classes}
+        return "mvtec", {path.name: _mvtec_reader(path) for path in classes}
 
-    if any(path.suffix.lower() in image_suffixes() for path in entries(root) if path.is_file()):
-        return "folder", {own_name: partial(_read_folder, root, own_name)}
+    if _holds_images(root):
+        _leave_out(folders, "images are taken from the folder itself", scan)
+        return "folder", {own_name: partial(_read_folder, (root,), own_name)}
+    holding = [path for path in folders if _holds_images(path)]
+    if holding and not any(is_good(path.name) for path in holding):
+        _leave_out([path for path in folders if path not in holding], "without images", scan)
+        names = ", ".join(path.name for path in holding)
+        scan.notes.append(f"{root}: all images in {names} are taken as good ones of one class.")
+        return "folder", {own_name: partial(_read_folder, tuple(holding), own_name)}
     _refuse(root, folders)
+
+
+def _holds_images(folder: Path) -> bool:
+    return any(
+        path.suffix.lower() in image_suffixes() and path.is_file() for path in entries(folder)
+    )
+
+
+def _mvtec_reader(folder: Path) -> Reader:
+    name = check_class_name(folder.resolve().name, folder)
+    return partial(_read_mvtec, folder, name)
 
 
 def _refuse(root: Path, folders: list[Path]) -> NoReturn:
@@ -142,6 +168,12 @@ def _refuse(root: Path, folders: list[Path]) -> NoReturn:
     if any((path / "Data" / "Images").is_dir() for path in [root, *folders]):
         where = root.parent if (root / "Data").is_dir() else root
         raise GradError(f"--data {root} looks like VisA, but {where / TABLE} is missing.")
+    good = [path.name for path in folders if is_good(path.name)]
+    if good:
+        raise GradError(
+            f"--data {root} holds {good[0]} without train and test: put good images to learn from "
+            f"into CLASS/train/good, others into CLASS/test/good, defects into CLASS/test/DEFECT."
+        )
     found = ", ".join(path.name for path in folders[:5]) or "no images"
     raise GradError(
         f"--data {root} has no layout that GRAD knows (found {found}): give {_EXPECTED}."
@@ -156,17 +188,21 @@ def _train(path: Path, class_name: str) -> Sample:
     return Sample(path, class_name, "train")
 
 
-def _read_folder(root: Path, name: str, scan: Scan) -> tuple[Samples, Samples]:
-    return [_train(path, name) for path in scan.images(root)], []
+def _read_folder(folders: Sequence[Path], name: str, scan: Scan) -> tuple[Samples, Samples]:
+    return [_train(path, name) for folder in folders for path in scan.images(folder)], []
 
 
 # MVTec AD
 
 
 def _read_mvtec(folder: Path, name: str, scan: Scan) -> tuple[Samples, Samples]:
-    good = folder / "train" / GOOD
-    _leave_out([path for path in entries(folder / "train") if path != good], f"not {good}", scan)
-    train = [_train(path, name) for path in scan.images(good)]
+    inside = entries(folder / "train")
+    good = [path for path in inside if path.is_dir() and is_good(path.name)]
+    _leave_out([path for path in inside if path not in good], "not in train/good", scan)
+    train = [_train(path, name) for path in sorted(p for kind in good for p in scan.images(kind))]
+    others = [path for path in entries(folder) if path.name not in _MVTEC_FOLDERS]
+    others = [path for path in others if path.is_dir() or path.suffix.lower() in image_suffixes()]
+    _leave_out(others, "beside train, test and ground_truth", scan)
 
     kinds = entries(folder / "test")
     _leave_out([path for path in kinds if not path.is_dir()], "not a folder of test images", scan)
@@ -185,12 +221,13 @@ def _read_mvtec_kind(
     folder: Path, mask_folder: Path, name: str, used: set[Path], scan: Scan
 ) -> Samples:
     """The test samples of one kind of defect, or the good ones; adds their masks to ``used``."""
-    anomalous = folder.name != GOOD
+    anomalous = not is_good(folder.name)
     masks = _masks(mask_folder, scan) if anomalous else {}
     samples = []
     for path in scan.images(folder):
         mask = masks.get(path.stem + _MASK_ENDING) or masks.get(path.stem)
-        samples.append(Sample(path, name, "test", anomalous, folder.name, mask))
+        defect = folder.name if anomalous else GOOD
+        samples.append(Sample(path, name, "test", anomalous, defect, mask))
     used.update(sample.mask for sample in samples if sample.mask)
     if not samples:
         scan.left_out(f"{folder} holds no images")
@@ -219,7 +256,7 @@ def _masks(folder: Path, scan: Scan) -> dict[str, Path]:
 def _check_masks_used(folder: Path, used: set[Path], scan: Scan) -> None:
     """Raise where a mask has no image; masks of good images say nothing and may lie about."""
     for kind_folder in entries(folder / "ground_truth"):
-        if not kind_folder.is_dir() or kind_folder.name == GOOD or not is_visible(kind_folder):
+        if not kind_folder.is_dir() or is_good(kind_folder.name) or not is_visible(kind_folder):
             continue
         images = [path for path in entries(kind_folder) if path.suffix.lower() in image_suffixes()]
         unused = [path for path in images if is_visible(path) and path not in used]

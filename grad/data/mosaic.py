@@ -15,6 +15,9 @@ from torch import Tensor
 
 from grad.data.picture import Picture
 from grad.data.tiling import Tiling
+from grad.system.errors import GradError
+
+_MOST_WIDENED = 2**25  # pixels of a narrow image that is made as wide as a tile
 
 
 class Mosaic:
@@ -41,9 +44,18 @@ class Mosaic:
         """The tiles of an image of (H, W) pixels for a network that takes ``image_size`` ones.
 
         The image is resized so that a tile of it is as large as the network's input, and then cut.
+
+        Raises:
+            GradError: the image is so narrow that it would become many times as large.
         """
         factor = image_size / tiling.size
         height, width = (max(image_size, round(factor * length)) for length in size)
+        pixels = factor**2 * size[0] * size[1]
+        if height * width > max(_MOST_WIDENED, 4 * pixels):
+            raise GradError(
+                f"An image of {size[1]} x {size[0]} pixels is too narrow for --tile {tiling.size}: "
+                "it would be widened to many times its size; use smaller tiles, or none."
+            )
         shared = min(round(factor * tiling.shared), image_size - 1)
         return cls((height, width), image_size, shared)
 

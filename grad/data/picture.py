@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 _CHANNELS = (1, 3, 4)  # of an array with three axes
+_MOST_BETWEEN = 2**25  # pixels of an image that is resized along one axis
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,16 @@ class Picture:
         """Resized straight to (H, W), bilinear with Pillow's antialiasing.
 
         First along rows, then along columns: on its own Pillow begins with the columns of some tall
-        images from version 13 on, which rounds to other numbers.
+        images from version 13 on, which rounds to other numbers. Images so narrow that rows first
+        would take much more memory than the image itself are the exception.
         """
         if size == self.size:
             return self
-        narrow, wanted = (size[1], self.size[0]), (size[1], size[0])
-        kind = Image.Resampling.BILINEAR
-        return Picture(tuple(b.resize(narrow, kind).resize(wanted, kind) for b in self.bands))
+        between = (size[1], self.size[0])
+        if between[0] * between[1] > max(_MOST_BETWEEN, self.size[0] * self.size[1]):
+            between = (self.size[1], size[0])
+        wanted, kind = (size[1], size[0]), Image.Resampling.BILINEAR
+        return Picture(tuple(b.resize(between, kind).resize(wanted, kind) for b in self.bands))
 
     def crop(self, top: int, left: int, height: int, width: int) -> Picture:
         """A rectangle of it, in pixels."""

@@ -11,6 +11,7 @@ from typing import Literal
 from grad.system.errors import GradError
 
 GOOD = "good"
+_GOOD_NAMES = frozenset({GOOD, "ok", "normal"})
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,25 @@ class Dataset:
                 )
             )
         return rows
+
+
+def is_good(folder: str) -> bool:
+    """Whether a folder of this name holds good images: good, OK, normal, in any case."""
+    return folder.lower() in _GOOD_NAMES
+
+
+def check_class_name(name: str, where: object) -> str:
+    """The name, where it is one part of a path and can be shown: results go to folders of classes.
+
+    Raises:
+        GradError: it is not.
+    """
+    if name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
+        raise GradError(
+            f"{where}: {name!r} can't be the name of a class, as results go to a folder of that "
+            "name: leave out slashes, dots alone, and letters that can't be shown."
+        )
+    return name
 
 
 def check_classes(wanted: Sequence[str], known: Sequence[str], root: Path) -> list[str]:

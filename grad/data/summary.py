@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from grad.data.samples import Dataset
-from grad.system.progress import print_line
+from grad.system.progress import cell, print_line
 
 
 def show_dataset(dataset: Dataset, console: Console) -> None:
@@ -16,7 +16,7 @@ def show_dataset(dataset: Dataset, console: Console) -> None:
         table.add_column(heading, justify="right")
     for row in dataset.summary():
         counts = (row.train, row.test_good, row.test_anomalous, row.masks)
-        table.add_row(row.name, *(f"{count:,}" for count in counts))
+        table.add_row(cell(row.name), *(f"{count:,}" for count in counts))
     print_line(f"{dataset.root} ({dataset.layout})", None, console)
     console.print(table)
     for note in dataset.notes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from PIL import Image
 
 from grad.data.images import UnreadableImage, load_mask, load_picture
@@ -16,6 +17,7 @@ from grad.data.samples import Dataset
 
 _Found = TypeVar("_Found")
 
+_MOST_VALUES = 32  # of a mask that numbers its kinds of defects; JPEG and smoothing make more
 _KINDS = {"1": "black and white", "L": "grey", "LA": "grey with alpha", "F": "floating point"}
 
 
@@ -27,11 +29,13 @@ class ImageFacts:
         size: (H, W) in pixels, upright.
         kind: its colours in words, such as ``"RGB"``, ``"grey"``, ``"16-bit grey"``.
         digest: of its pixels as they are used; equal pictures have equal ones, whatever the format.
+        brightest: its largest value, where 1 is the largest that its kind can hold.
     """
 
     size: tuple[int, int]
     kind: str
     digest: str
+    brightest: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Survey:
         images: what each readable image holds.
         unreadable: why the others can't be read.
         empty_masks: masks without a single pixel.
+        soft_masks: masks with many values between black and white.
         unreadable_masks: why masks can't be read.
     """
 
@@ -49,6 +54,7 @@ class Survey:
     unreadable: dict[Path, UnreadableImage]
     empty_masks: frozenset[Path]
     unreadable_masks: dict[Path, UnreadableImage]
+    soft_masks: frozenset[Path] = frozenset()
 
 
 def survey_images(
@@ -64,6 +70,7 @@ def survey_images(
     images: dict[Path, ImageFacts] = {}
     unreadable: dict[Path, UnreadableImage] = {}
     empty: set[Path] = set()
+    soft: set[Path] = set()
     unreadable_masks: dict[Path, UnreadableImage] = {}
     paths = [sample.path for sample in dataset.train + dataset.test]
     masks = [sample.mask for sample in dataset.test if sample.mask is not None]
@@ -74,13 +81,15 @@ def survey_images(
             else:
                 images[path] = facts
             advance(1)
-        for path, filled in _each(pool, _has_pixels, masks):
-            if isinstance(filled, UnreadableImage):
-                unreadable_masks[path] = filled
-            elif not filled:
+        for path, values in _each(pool, _count_values, masks):
+            if isinstance(values, UnreadableImage):
+                unreadable_masks[path] = values
+            elif values == 0:
                 empty.add(path)
+            elif values > _MOST_VALUES:
+                soft.add(path)
             advance(1)
-    return Survey(images, unreadable, frozenset(empty), unreadable_masks)
+    return Survey(images, unreadable, frozenset(empty), unreadable_masks, frozenset(soft))
 
 
 def image_facts(path: Path) -> ImageFacts:
@@ -96,7 +105,9 @@ def image_facts(path: Path) -> ImageFacts:
     for band in picture.bands:
         digest.update(band.tobytes())
     kind = "16-bit grey" if mode.startswith("I;16") else _KINDS.get(mode, mode)
-    return ImageFacts(picture.size, kind, digest.hexdigest())
+    deep = picture.bands[0].mode == "F"
+    brightest = max(float(np.asarray(band).max()) for band in picture.bands) if deep else 1.0
+    return ImageFacts(picture.size, kind, digest.hexdigest(), brightest)
 
 
 def check_masks(dataset: Dataset) -> None:
@@ -110,8 +121,12 @@ def check_masks(dataset: Dataset) -> None:
             load_mask(sample.mask)
 
 
-def _has_pixels(mask: Path) -> bool:
-    return bool(load_mask(mask).any())
+def _count_values(mask: Path) -> int:
+    """How many different values above zero a mask has; 0 of one without a pixel."""
+    if not load_mask(mask).any():
+        return 0
+    picture = load_picture(mask)
+    return max(len(np.unique(np.asarray(picture.rgb())[..., band])) for band in range(3)) - 1
 
 
 def _each(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from grad.data.samples import Sample
+from grad.data.samples import Sample, check_class_name
 from grad.data.scan import Reader, Samples, Scan, count, order
 from grad.system.errors import GradError
 
@@ -81,6 +81,7 @@ def _table(path: Path) -> Iterator[_Row]:
                 where = f"{path}, line {reader.line_num}"
                 if not values["object"]:
                     raise GradError(f"{where}: the column object is empty; it names the class.")
+                check_class_name(values["object"], where)
                 yield _Row(values, where)
     except (UnicodeDecodeError, csv.Error) as error:
         raise GradError(f"{path} is no table of comma-separated values ({error}).") from error
@@ -91,4 +92,7 @@ def _inside(root: Path, entry: str, where: str) -> Path:
     relative = PurePosixPath(entry)
     if not entry or relative.is_absolute() or ".." in relative.parts:
         raise GradError(f"{where}: {entry!r} is no path inside {root}.")
-    return root / relative
+    path = root / relative
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise GradError(f"{where}: {entry!r} is a link to a place outside {root}.")
+    return path

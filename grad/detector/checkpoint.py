@@ -6,8 +6,9 @@ needs nothing else. Tensors and JSON only: reading a checkpoint never runs code.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 from grad.features.backbone import Backbone, restore_backbone
 from grad.model.grad import GRAD
 from grad.score.thresholds import Calibration
+from grad.system.devices import plain_defaults
 from grad.system.errors import GradError
 from grad.system.files import replacing
 from grad.system.run_folder import MODEL
@@ -30,6 +32,7 @@ from grad.system.version import __version__
 _FORMATS = {False: "grad-model/2", True: "grad-model/3"}
 
 _MODEL, _BACKBONE = "model.", "backbone."
+_DIGEST = "digest"
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Loa
     """
     path = model_file(path)
     metadata, tensors = _read(path)
-    with _explained(path):
+    with _explained(path), plain_defaults():
         info, calibration = _info(metadata), _calibration(metadata)
         with torch.random.fork_rng(devices=[]):  # what is initialised here is overwritten
             model = GRAD.from_preset(**json.loads(metadata["model"]))
@@ -218,7 +221,15 @@ def model_files(path: Path | str) -> list[Path]:
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a file in this format."""
     with _opened(path) as file:
-        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    # Older files have none.
+    if _DIGEST in metadata and metadata[_DIGEST] != _digest(metadata, tensors):
+        raise GradError(
+            f"The model {path} is damaged (its content is not what was written): copy or train it "
+            "again."
+        )
+    return metadata, tensors
 
 
 @contextmanager
@@ -251,11 +262,24 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    metadata = metadata | {_DIGEST: _digest(metadata, tensors)}
     with replacing(path) as temporary:
         try:
             save_file(tensors, temporary, metadata)
         except SafetensorError as error:  # its way to report a full disk
             raise OSError(str(error)) from error
+
+
+def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) over every tensor, and all else that a file says."""
+    digest = hashlib.sha256()
+    for name, text in sorted(metadata.items()):
+        if name != _DIGEST:
+            digest.update(f"{name}\0{text}\0".encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\0{tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

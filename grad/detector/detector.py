@@ -26,7 +26,7 @@ from grad.data.sources import Item, One, items_of
 from grad.data.tiling import Tiling, tiling_of
 from grad.detector.checkpoint import LoadedModel, ModelInfo, load_checkpoint
 from grad.detector.engine import Engine
-from grad.detector.result import Result, no_thresholds
+from grad.detector.result import Result, check_score, no_thresholds
 from grad.detector.threads import work_in_threads
 from grad.score.anomaly_map import score_tiles
 from grad.score.rates import Rate
@@ -56,6 +56,19 @@ class Detector:
         self._engine = engine
         self.info = info
         self.calibration = calibration
+
+    def __copy__(self) -> Detector:
+        """Nothing in it changes, so a copy shares all of it."""
+        return Detector(self._engine, self.info, self.calibration)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Detector:
+        return self.__copy__()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Detector can't be pickled, as its weights are laid out for this process: call "
+            "grad.Detector.load in each process"
+        )
 
     @classmethod
     def load(
@@ -257,8 +270,9 @@ class Detector:
             tile, overlap = self.info.tile, self.info.overlap
         tiling = None if tile == 0 else tiling_of(tile, overlap)
         size = self.batch_size if batch_size is None else batch_size
-        if size < 1:
-            raise GradError(f"--batch-size {size} is too small: give 1 or more.")
+        for name, value in (("batch-size", size), ("workers", workers)):
+            if value is not None and value < 1:
+                raise GradError(f"--{name} {value} is too small: give 1 or more.")
         if workers is None:
             workers = default_workers(self.device)
             if tiling is not None:  # each holds a large image
@@ -277,7 +291,12 @@ class Detector:
 
         Returns:
             anomaly map, (B, S, S) float32; image score, (B,) float32; both on the CPU.
+
+        Raises:
+            ValueError: another shape, or values that are not finite.
         """
+        if images.is_floating_point() and not images.isfinite().all():
+            raise ValueError("images hold values that are not finite")
         maps, scores = self._engine(images)
         return maps.cpu(), scores.cpu()
 
@@ -303,9 +322,13 @@ class _Judge:
         """A result for each item, or why there is none."""
         decoded = [_picture_or_error(item) for item in items]
         pictures = [one for one in decoded if isinstance(one, Picture)]
-        scored = iter(self._scored(pictures))
+        with torch.device("cpu"):  # whatever the program's own default is
+            try:
+                scored = iter(self._scored(pictures))
+            except GradError as error:  # of the only one, which can't be cut into tiles
+                return [error]
         return [
-            self._result(item, one, *next(scored)) if isinstance(one, Picture) else one
+            self._result_or_error(item, one, *next(scored)) if isinstance(one, Picture) else one
             for item, one in zip(items, decoded, strict=True)
         ]
 
@@ -319,7 +342,13 @@ class _Judge:
         maps, scores = self.engine(collate([p.resize((size, size)).tensor() for p in pictures]))
         return [(m.clone(), s) for m, s in zip(maps.cpu(), scores.tolist(), strict=True)]
 
-    def _result(self, item: Item, picture: Picture, anomaly_map: Tensor, score: float) -> Result:
+    def _result_or_error(
+        self, item: Item, picture: Picture, anomaly_map: Tensor, score: float
+    ) -> Result | GradError:
+        try:
+            check_score(item.name, score)
+        except GradError as error:
+            return error
         result = Result(
             name=item.name,
             class_name=self.class_name,

@@ -20,7 +20,7 @@ from grad.features.backbone import Backbone
 from grad.model.grad import GRAD
 from grad.model.grids import LocalPart
 from grad.score.anomaly_map import map_and_score
-from grad.system.devices import Precision
+from grad.system.devices import Precision, plain_defaults
 from grad.system.errors import GradError
 
 _GRAPH_RUNS = 3  # before a CUDA graph is captured, so that libraries have chosen their algorithms
@@ -105,7 +105,7 @@ class Engine:
         precision: ``"auto"``: float32, in which thresholds are made.
 
     Raises:
-        GradError: an unknown precision.
+        GradError: an unknown precision; weights that are not finite.
 
     Attributes:
         device, precision: what was chosen.
@@ -122,11 +122,13 @@ class Engine:
     ) -> None:
         if precision not in ("auto", "float32", "bfloat16"):
             raise GradError(f"--precision {precision} is none of auto, float32, bfloat16.")
+        _check_weights(backbone, model)
         self.device = device
         self.precision: Precision = "float32" if precision == "auto" else precision
         self.image_size = image_size
         plain = Pipeline(copy.deepcopy(backbone).cpu(), copy.deepcopy(model).cpu(), image_size)
-        self._pipeline = optimise(plain, device, self.precision)
+        with plain_defaults():
+            self._pipeline = optimise(plain, device, self.precision)
         self._graphs: dict[int, _Graph] = {}
         self._lock = threading.Lock()
 
@@ -139,7 +141,7 @@ class Engine:
         Returns:
             anomaly map, (B, S, S) float32; image score, (B,) float32; both on the engine's device.
         """
-        with torch.inference_mode():
+        with torch.inference_mode(), self._without_autocast():
             images = self._prepared(images)
             graph = self._graphs.get(len(images))
             found: tuple[Tensor, Tensor] = (graph or self._pipeline)(images)
@@ -147,7 +149,7 @@ class Engine:
 
     def score_map(self, images: Tensor) -> Tensor:
         """How far each feature is from normal: (B, 3, S, S) as above -> (B, H, W) float32."""
-        with torch.inference_mode():
+        with torch.inference_mode(), self._without_autocast():
             return self._pipeline.score_map(self._prepared(images))
 
     def warm_up(self, batch_size: int = 1) -> None:
@@ -161,6 +163,10 @@ class Engine:
                 self._graphs[batch_size] = _Graph(self._pipeline, images.to(self.device))
         self(images)
 
+    def _without_autocast(self) -> torch.autocast:
+        """The pipeline has its precision, whatever the program around it asks for."""
+        return torch.autocast(self.device.type, enabled=False)
+
     def _prepared(self, images: Tensor) -> Tensor:
         """On the device, float32, in channels_last memory."""
         side, shape = self.image_size, tuple(images.shape)
@@ -168,6 +174,17 @@ class Engine:
             raise ValueError(f"images must be (B, 3, {side}, {side}), got {shape}")
         images = as_floats(images.to(self.device, non_blocking=True))
         return images.contiguous(memory_format=torch.channels_last)
+
+
+def _check_weights(*networks: nn.Module) -> None:
+    """Activations fused with a convolution take NaN for zero, so that a score would not show it."""
+    for network in networks:
+        for name, values in network.state_dict().items():
+            if values.is_floating_point() and not values.isfinite().all():
+                raise GradError(
+                    f"The model holds values that are not finite, in {name}: it is damaged or was "
+                    "trained with too high a learning rate; copy or train it again."
+                )
 
 
 class _Graph:

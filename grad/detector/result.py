@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -142,6 +143,19 @@ class Result:
         if self.limit is None:
             raise GradError(no_thresholds(self.name))
         return self.limit
+
+
+def check_score(name: str, score: float) -> None:
+    """Refuse a score that is not finite, which would be neither above a threshold nor below it.
+
+    Raises:
+        GradError: it is NaN or infinite.
+    """
+    if not math.isfinite(score):
+        raise GradError(
+            f"{name} has the score {score}, so it is neither good nor anomalous: the numbers in "
+            "the network grew too large; try --precision float32, or train again."
+        )
 
 
 def no_thresholds(who: str) -> str:

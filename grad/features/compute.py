@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,7 @@ from grad.features.store import FORMAT, FeatureFile, Maps, StoredMaps
 from grad.system import distributed
 from grad.system.errors import GradError
 from grad.system.files import claimed, remove_leftovers, replacing
-from grad.system.progress import Progress
+from grad.system.progress import Progress, print_line
 
 _BATCH = 16  # images that the backbone takes at once
 _BLOCK = 1 << 22  # bytes read at once for checksums
@@ -97,7 +98,7 @@ def compute_features(
         GradError: an unreadable image under ``strict``; a class without a single readable one; the
             cache can't be written.
     """
-    cache = Path(cache).expanduser()
+    cache = _usable(Path(cache).expanduser())
     groups = [list(g) for _, g in groupby(samples, key=lambda s: (s.class_name, s.split))]
     remove_leftovers(cache, ".npy")
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -119,6 +120,19 @@ def compute_features(
                     work.make_sure_of(files[i], groups[i], counts[i])
                 distributed.barrier()
     return _opened(files, groups, counts, tiling, strict, console)
+
+
+def _usable(cache: Path) -> Path:
+    """A folder that can be written to, made where it is missing."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            return cache
+    except OSError as error:
+        raise GradError(
+            f"The features can't be kept in {cache} ({error.strerror}): name another folder with "
+            "--cache DIR."
+        ) from error
 
 
 def _opened(
@@ -273,10 +287,9 @@ def _report_unreadable(
         )
     if console is not None:
         for reason in unreadable.values():
-            console.print(reason, style="yellow", markup=False)
-        console.print(
-            f"{name}: {len(unreadable)} of {len(samples)} {split} images left out.", markup=False
-        )
+            print_line(reason, "yellow", console)
+        count = f"{len(unreadable)} of {len(samples)}"
+        print_line(f"{name}: {count} {split} images left out.", None, console)
 
 
 def _base(backbone: FeatureExtractor, size: int, tiling: Tiling | None) -> str:

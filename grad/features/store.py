@@ -47,6 +47,9 @@ class StoredMaps:
         self.shape: tuple[int, ...] = shape
         self._start = self._file.tell()
         self._row_bytes = 2 * shape[1] * shape[2] * shape[3]
+        expected, found = self._start + shape[0] * self._row_bytes, path.stat().st_size
+        if found != expected:
+            raise ValueError(f"it has {found} bytes, not {expected}")
 
     @property
     def key(self) -> str:
@@ -109,10 +112,12 @@ class FeatureFile:
             return None
         try:
             maps, _ = self.open()
-            expected = json.loads(self.record.read_text())["crc32"]
-            return "" if maps.checksums(pool) == expected else "its checksum is wrong"
-        except (OSError, ValueError, KeyError, TypeError, GradError) as error:
-            return str(error) or type(error).__name__
+            record = json.loads(self.record.read_text())
+            if record.get("key", self.array.stem) != self.array.stem:  # older records have none
+                return "its record is another file's"
+            return "" if maps.checksums(pool) == record["crc32"] else "its checksum is wrong"
+        except Exception as error:  # whatever is in it, it can be made again
+            return (str(error).splitlines() or [type(error).__name__])[0]
 
     def open(self) -> tuple[StoredMaps, dict[int, str]]:
         """The rows, and why some of them have no image."""
@@ -138,4 +143,6 @@ class FeatureFile:
                 checksums += [zlib.crc32(row.data) for row in maps]
                 unreadable |= failures
         with replacing(self.record) as temporary:
-            temporary.write_text(json.dumps({"crc32": checksums, "unreadable": unreadable}))
+            temporary.write_text(
+                json.dumps({"key": self.array.stem, "crc32": checksums, "unreadable": unreadable})
+            )

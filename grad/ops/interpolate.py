@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from grad.ops import reference
 from grad.ops.dispatch import (
     USE_REFERENCE,
     call,
     compiled,
+    differentiable_once,
     gradient_like,
     is_border,
     keep_needed,
@@ -50,6 +50,8 @@ def interpolate(
 
 
 class _Interpolate(torch.autograd.Function):
+    operator = "interpolate"
+
     @staticmethod
     def forward(coords: Tensor, grid: Tensor, align_corners: bool, border: bool) -> Tensor:
         return compiled.interpolate(coords, grid, align_corners, border)  # type: ignore[no-any-return]
@@ -61,7 +63,7 @@ class _Interpolate(torch.autograd.Function):
         ctx.deterministic = torch.are_deterministic_algorithms_enabled()
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("interpolate")
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
         coords, grid = ctx.saved_tensors
         need = ctx.needs_input_grad[:2]

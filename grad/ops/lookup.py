@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from grad.ops import reference
 from grad.ops.dispatch import (
     USE_REFERENCE,
     call,
     compiled,
+    differentiable_once,
     is_border,
     keep_needed,
     register_fake,
@@ -82,6 +82,8 @@ def lookup(
 
 
 class _Lookup(torch.autograd.Function):
+    operator = "lookup"
+
     @staticmethod
     def forward(
         global_coords: Tensor,
@@ -107,7 +109,7 @@ class _Lookup(torch.autograd.Function):
         ctx.deterministic = torch.are_deterministic_algorithms_enabled()
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("lookup")
     def backward(ctx: Any, grad_out: Tensor | None, _: None) -> tuple[Any, ...]:
         if grad_out is None:
             return (None,) * 12

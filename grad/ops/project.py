@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from grad.ops import reference
 from grad.ops.dispatch import (
@@ -14,6 +13,7 @@ from grad.ops.dispatch import (
     accumulation_dtype,
     call,
     compiled,
+    differentiable_once,
     gradient_like,
     is_border,
     keep_needed,
@@ -73,6 +73,8 @@ def project(
 
 
 class _Project(torch.autograd.Function):
+    operator = "project"
+
     @staticmethod
     def forward(
         hidden: Tensor, weight: Tensor, bias: Tensor, grid: Tensor, *options: Any
@@ -89,7 +91,7 @@ class _Project(torch.autograd.Function):
         ctx.deterministic = torch.are_deterministic_algorithms_enabled()
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("project")
     def backward(ctx: Any, grad_out: Tensor | None, _: None) -> tuple[Any, ...]:
         if grad_out is None:
             return (None,) * 10

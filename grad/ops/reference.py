@@ -43,7 +43,8 @@ def interpolate(
     """
     dtype = _accumulation_dtype(grid.dtype)
     dims, channels = grid.dim() - 1, grid.shape[-1]
-    coords = coords.to(dtype).clamp(torch.finfo(dtype).min, torch.finfo(dtype).max)
+    given = coords.to(dtype)
+    coords = given.clamp(torch.finfo(dtype).min, torch.finfo(dtype).max)
     nan_row = coords.isnan().any(dim=1)
 
     sizes = grid.shape[:-1][::-1]  # R_1, ..., R_D
@@ -74,7 +75,7 @@ def interpolate(
         out = out + torch.where(valid, weight, 0)[:, None] * flat[index]
 
     # NaN rows are NaN, and so is their gradient; other rows get an exact zero.
-    nan = torch.where(nan_row[:, None], coords, 0).sum(dim=1, keepdim=True).square()
+    nan = torch.where(nan_row[:, None], given, 0).sum(dim=1, keepdim=True).square()
     return (out + nan).to(grid.dtype)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from grad.ops import reference
 from grad.ops.dispatch import (
@@ -14,8 +13,10 @@ from grad.ops.dispatch import (
     accumulation_dtype,
     call,
     compiled,
+    differentiable_once,
     gradient_like,
     keep_needed,
+    refuse_forward_mode,
     register_fake,
 )
 from grad.ops.reference import RefineMode
@@ -73,6 +74,7 @@ def refined_map(
     Arguments as in :func:`refine`. Returns (N, C), dtype of ``prediction``, without a gradient.
     """
     weights = _similarity_weights(mode, alpha, beta)
+    refuse_forward_mode("refined_map", (features, prediction))
     features, prediction = features.detach(), prediction.detach()
     if USE_REFERENCE:
         return reference.refined_map(
@@ -82,6 +84,8 @@ def refined_map(
 
 
 class _Refine(torch.autograd.Function):
+    operator = "refine"
+
     @staticmethod
     def forward(
         features: Tensor, prediction: Tensor, alpha: float, beta: float, tau: float
@@ -96,7 +100,7 @@ class _Refine(torch.autograd.Function):
         ctx.save_for_backward(features, prediction, output[2])
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("refine")
     def backward(
         ctx: Any, grad_loss: Tensor | None, grad_score: Tensor | None, _: None
     ) -> tuple[Any, ...]:

@@ -46,7 +46,9 @@ class PredictOptions:
     threshold: float | None = option(
         None, "Image score above which an image is anomalous; none: as the model has it."
     )
-    fail_on_anomaly: bool = option(False, "Exit with code 1 if any image is anomalous.")
+    fail_on_anomaly: bool = option(
+        False, "Exit with code 1 if any image is anomalous, 2 if one can't be judged."
+    )
     tile: int | None = option(
         None, "Cut images into tiles of so many pixels; none: as in training; 0: whole images."
     )

@@ -21,7 +21,8 @@ from grad.predict.outputs import Pictures, Tables, join_parts, tables
 from grad.system import distributed
 from grad.system.devices import find_device
 from grad.system.errors import GradError, raise_once
-from grad.system.progress import Progress
+from grad.system.names import printable
+from grad.system.progress import Progress, print_line
 from grad.system.run_folder import empty_folder
 
 
@@ -31,8 +32,8 @@ def predict_all(options: PredictOptions) -> int:
     Results go to standard output or into ``--out``, everything else to standard error.
 
     Returns:
-        1 with ``--fail-on-anomaly`` where an image is anomalous; 2 where no image can be read;
-        else 0.
+        With ``--fail-on-anomaly`` 1 where an image is anomalous, else 2 where one could not be
+        judged; 2 where no image can be read; else 0.
 
     Raises:
         GradError: something that was given is wrong; what was predicted until then is written.
@@ -80,7 +81,9 @@ def _predict_all(options: PredictOptions, device: torch.device) -> int:
         if run.skipped > 1 and distributed.is_main():  # of a single one the reason was said
             console.print(f"None of the {run.skipped} images can be read.")
         return 2
-    return int(options.fail_on_anomaly and run.anomalous > 0)
+    if not options.fail_on_anomaly:
+        return 0
+    return 1 if run.anomalous else 2 if run.skipped else 0
 
 
 def _items(options: PredictOptions) -> Iterator[Item]:
@@ -206,7 +209,7 @@ class _Run:
             parts.append(f"{self.skipped:,} left out, as they can't be read")
         if self.out is not None:
             parts.append(f"results in {self.out.folder}")
-        self.console.print("; ".join(parts), markup=False, highlight=False, soft_wrap=True)
+        print_line("; ".join(parts), None, self.console)
 
     def _add(self, result: Result) -> None:
         self.images += 1
@@ -219,12 +222,12 @@ class _Run:
     def _skip(self, error: GradError) -> None:
         self.skipped += 1
         self._progress.advance(1)
-        self.console.print(str(error), style="yellow", markup=False, soft_wrap=True)
+        print_line(str(error), "yellow", self.console)
 
 
 def _line(result: Result) -> str:
     """A result as a line: verdict, calibrated and raw score, name."""
-    name = result.name.encode("utf-8", "backslashreplace").decode()  # names may be no text
+    name = printable(result.name)
     if result.limit is None:
         return f"{result.score:.4g}\t{name}"
     verdict = "anomalous" if result.is_anomalous else "good"

@@ -84,6 +84,12 @@ def _cautions(section: Mapping[str, Any]) -> Iterator[str]:
     new = [name for name, row in rows.items() if row["source"] is None]
     if new:
         yield f"Not trained on, so judged by the threshold for unknown classes: {', '.join(new)}."
+    blind = [name for name, row in rows.items() if row["recall"] == 0]
+    if blind:
+        yield (
+            f"No defect of {', '.join(blind)} is found. Try --tile for small defects, a larger "
+            "--image-size, another --preset, or more good images."
+        )
     if section["method"] == "f1":
         yield "The test images made these thresholds: they are no test of them any more."
     if section["method"] != "good":

@@ -23,6 +23,7 @@ from grad.data.images import image_size, load_image, load_mask
 from grad.data.samples import Sample
 from grad.score.heat import overlay, to_picture
 from grad.system.files import replacing
+from grad.system.names import printable
 
 PANEL = 288  # pixels, longest side of a panel of a sheet
 CELL = 144  # pixels, longest side of a panel of the overview
@@ -310,6 +311,7 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, size: int, width: int, bold: bool = False) -> str:
     """The text, its middle left out where it is wider than ``width`` pixels."""
+    text = printable(text)
     font = _font(size, bold)
     if draw.textlength(text, font) <= width:
         return text

@@ -75,6 +75,7 @@ def _threshold(known: Mapping[str, Any]) -> dict[str, Any]:
         "pixel": known["pixel"],
         "pixelTypical": known["pixel_typical"],
         "images": known["images"],
+        "joint": known.get("joint", False),
     }
 
 

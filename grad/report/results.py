@@ -122,7 +122,6 @@ class Results:
             "thresholds": judge(self.calibrations, records),
             "settings": dict(settings),
         }
-        write_metrics(out / METRICS, summary)
         write_records(out / RECORDS, records)
         save_examples(out / EXAMPLES, self.picker.examples())
         write_report(
@@ -135,6 +134,7 @@ class Results:
             workers=workers,
             console=console,
         )
+        write_metrics(out / METRICS, summary)  # last, as it says that the run is complete
         console.print(metrics_table(summary))
         _show_reasons(summary, console)
         show_thresholds(summary["thresholds"], console)

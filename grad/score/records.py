@@ -6,6 +6,7 @@ With it thresholds can change, and reports be made again, without running the ne
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -111,10 +112,18 @@ def read_records(path: Path) -> list[ImageRecord]:
 
 def _record(line: str, where: str) -> ImageRecord:
     try:
-        values = json.loads(line)
-        record = ImageRecord(**values)
-        return replace(record, score=float(record.score), map_maximum=float(record.map_maximum))
-    except (TypeError, ValueError) as error:
+        record = ImageRecord(**json.loads(line))
+        for name, kind in (("path", str), ("class_name", str), ("anomalous", bool)):
+            if not isinstance(getattr(record, name), kind):
+                raise TypeError(f"{name} is {getattr(record, name)!r}")
+        return replace(record, score=_number(record.score), map_maximum=_number(record.map_maximum))
+    except (TypeError, ValueError, RecursionError) as error:
         raise GradError(
             f"{where} is no record of an image ({error}): evaluate again with --data DIR."
         ) from None
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{value!r} is no score")
+    return float(value)

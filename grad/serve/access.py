@@ -41,6 +41,9 @@ _CONTENT = (
 class Guard:
     """ASGI middleware: names of hosts, the token, and the headers of every answer.
 
+    A browser says from which page a request comes. Without a token, those of other pages' scripts
+    are refused: they would be carried out in the name of who only looks at such a page.
+
     Without a token on a loopback address, only requests to a loopback name are answered: another
     name means that a web page elsewhere has had its own name resolved to this machine.
 
@@ -66,11 +69,15 @@ class Guard:
                 _add_headers(MutableHeaders(scope=message), path)
             await send(message)
 
-        refusal = self._refusal(path, Headers(scope=scope))
+        refusal = self._refusal(scope["method"], path, Headers(scope=scope))
         await (refusal or self._app)(scope, receive, send_with_headers)
 
-    def _refusal(self, path: str, headers: Headers) -> JSONResponse | None:
+    def _refusal(self, method: str, path: str, headers: Headers) -> JSONResponse | None:
         host = headers.get("host", "")
+        origin = headers.get("origin")
+        foreign = origin is not None and _host_of(origin) != host.lower()
+        if self._token is None and foreign and method not in ("GET", "HEAD"):
+            return _answer(403, f"The page {origin!r} may not use this server.")
         if self._local_only and not is_loopback(_without_port(host)):
             return _answer(
                 400,
@@ -106,6 +113,11 @@ def _given_token(authorization: str) -> str:
         except (binascii.Error, UnicodeDecodeError):
             return ""
     return ""
+
+
+def _host_of(origin: str) -> str:
+    """Host and port of an origin such as ``https://example.org:8000``; none of ``null``."""
+    return origin.partition("://")[2].lower()
 
 
 def _without_port(host: str) -> str:

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 from grad.data.picture import Picture
+from grad.detector.result import check_score
 from grad.serve import access, answers, failures
 from grad.serve.access import Guard
 from grad.serve.answers import Health, Info, Prediction
@@ -38,6 +40,7 @@ _DECODERS = 4  # threads that decode and encode, at most
 _Result = TypeVar("_Result")
 
 _CLASS = "Class whose threshold judges the image; without one, the threshold for unknown classes."
+_PARAMETERS = ("class_name", "overlay", "map", "preview")
 _BODY = {
     "requestBody": {
         "required": True,
@@ -145,6 +148,7 @@ class Inspector:
     async def _scored(self, pixels: Tensor) -> tuple[Tensor, float]:
         try:
             anomaly_map, score = await self._batcher.score(pixels)
+            check_score("The image", score)
         except Exception as error:  # out of memory, say: this batch's failure, not the server's
             _log.exception("A batch could not be scored.")
             raise failures.failed(error) from error
@@ -227,6 +231,9 @@ def _add_end_points(app: FastAPI, inspector: Inspector, name: str) -> None:
         preview: Annotated[bool, Query(description="Send the image as PNG.")] = False,
     ) -> Prediction:
         """Score and judge one image."""
+        unknown = [name for name in request.query_params if name not in _PARAMETERS]
+        if unknown:
+            raise failures.unknown_parameter(unknown[0], _PARAMETERS)
         return await inspector.inspect(request, _Wanted(class_name, overlay, map, preview))
 
     @app.get("/info", summary="Classes, thresholds, limits, versions", tags=["inspection"])
@@ -248,6 +255,17 @@ def _add_end_points(app: FastAPI, inspector: Inspector, name: str) -> None:
     async def metrics() -> Response:
         """Counters for Prometheus."""
         return Response(inspector.metrics.exposition(), media_type=CONTENT_TYPE)
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> JSONResponse:
+        refused = failures.failed(error)  # the log has the traceback
+        return JSONResponse({"detail": refused.detail}, refused.status_code)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        refused = failures.wrong_parameter(error.errors()[0])
+        return JSONResponse({"detail": refused.detail}, refused.status_code)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: Exception) -> Response:

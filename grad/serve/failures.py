@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from starlette.exceptions import HTTPException
 
@@ -58,6 +59,16 @@ def unknown_class(class_name: str, classes: Sequence[str]) -> Refused:
         f"The model was not trained on class {class_name}: choose among {', '.join(classes)}, "
         "or name none.",
     )
+
+
+def unknown_parameter(name: str, known: Sequence[str]) -> Refused:
+    """422: a parameter that does not exist, misspelt perhaps."""
+    return Refused(422, f"There is no parameter {name}: choose among {', '.join(known)}.")
+
+
+def wrong_parameter(error: Mapping[str, Any]) -> Refused:
+    """422: a value that a parameter can't have; as FastAPI tells it."""
+    return Refused(422, f"The parameter {error['loc'][-1]} is wrong: {error['msg'].lower()}.")
 
 
 def failed(error: Exception) -> Refused:

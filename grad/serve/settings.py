@@ -29,6 +29,7 @@ class ServeSettings:
         batch_size: most images in one run of the network.
         max_wait_ms: how long a batch that is not full waits for images still being decoded.
         read_timeout_s: how long an upload may take.
+        idle_timeout_s: how long nothing of it may come.
         ssl_certfile, ssl_keyfile: certificate and its key (PEM), for https; None: plain HTTP. A
             certificate may hold its key.
         access_log: whether each request is a line on standard error.
@@ -46,6 +47,7 @@ class ServeSettings:
     batch_size: int = 8
     max_wait_ms: float = 5.0
     read_timeout_s: float = 60.0
+    idle_timeout_s: float = 5.0
     ssl_certfile: Path | None = None
     ssl_keyfile: Path | None = None
     access_log: bool = False
@@ -58,6 +60,7 @@ class ServeSettings:
         _between("--batch-size", self.batch_size, 1, 4096)
         _between("--max-wait-ms", self.max_wait_ms, 0, 10_000)
         _between("--read-timeout-s", self.read_timeout_s, 0.001, 86_400)
+        _between("--idle-timeout-s", self.idle_timeout_s, 0.001, 86_400)
         if self.ssl_keyfile is not None and self.ssl_certfile is None:
             raise GradError("--ssl-keyfile needs --ssl-certfile: the certificate that it is for.")
         for flag, file in (

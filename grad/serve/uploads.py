@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from grad.data.images import check_scans
 from grad.data.picture import Picture
 from grad.serve import failures
 from grad.serve.settings import ServeSettings
@@ -104,7 +105,7 @@ async def _limited(
     if refused and request.headers.get("expect", "").lower() == "100-continue":
         raise _too_many_bytes(settings)
     size = 0
-    async for chunk in request.stream():
+    async for chunk in _timely(request, settings):
         size += len(chunk)
         refused = refused or size > limit
         if refused and size > limit + _DRAIN:
@@ -113,6 +114,22 @@ async def _limited(
             yield chunk
     if refused:
         raise _too_many_bytes(settings)
+
+
+async def _timely(request: Request, settings: ServeSettings) -> AsyncGenerator[bytes, None]:
+    """The body as it comes, refused where nothing of it came for a while.
+
+    A place among the accepted images is not kept for who sends nothing.
+    """
+    stream = request.stream()
+    while True:
+        try:
+            chunk = await asyncio.wait_for(anext(stream), settings.idle_timeout_s)
+        except StopAsyncIteration:
+            return
+        except asyncio.TimeoutError:  # another class before Python 3.11
+            raise failures.too_slow(settings.idle_timeout_s) from None
+        yield chunk
 
 
 def decode(upload: Upload, settings: ServeSettings) -> Picture:
@@ -127,6 +144,7 @@ def decode(upload: Upload, settings: ServeSettings) -> Picture:
             width, height = image.size
             if width * height > settings.max_pixels:
                 raise _too_many_pixels(f"{width} x {height} pixels", settings)
+            check_scans(image, lambda: upload.data)
             image.load()
             return Picture.from_image(ImageOps.exif_transpose(image))
     except failures.Refused:

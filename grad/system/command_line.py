@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import io
+import itertools
+import os
 import re
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
 
 from grad.system.allocator import suit_large_tensors
 from grad.system.errors import GradError, raise_once
+from grad.system.names import printable
 
 _Options = TypeVar("_Options")
 
@@ -94,17 +101,48 @@ def class_list(classes: str | None) -> tuple[str, ...] | None:
 
 
 def run_command(work: Callable[[], int | None], interrupted: str = "Interrupted.") -> int:
-    """Run a command; 0 or what it returns, 2 for a user's error, 130 for Ctrl-C, which is said."""
+    """Run a command; 0 or what it returns, 2 for a user's error, 130 for Ctrl-C, which is said.
+
+    Letters that the output's encoding lacks are written as escapes. An output that nobody reads any
+    more, as with ``| head``, ends the command quietly; one that is full is an error.
+    """
     suit_large_tensors()
+    _prepare_streams()
     try:
-        return work() or 0
+        code = work() or 0
+        sys.stdout.flush()
+        return code
     except GradError as error:
         if str(error):  # another process has said it
-            print(error, file=sys.stderr)
+            print(printable(error), file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        _silence(sys.stdout)
+        return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _silence(sys.stdout)
+        print("Standard output can't be written (no space left).", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
+
+
+def _prepare_streams() -> None:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by who started this process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (for as long as it runs)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _silence(stream: Any) -> None:
+    """Let what is still buffered go nowhere, so that Python's end does not fail on it."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _parser(kind: type[Any], command: str, description: str, config_file: bool) -> ArgumentParser:
@@ -126,6 +164,8 @@ def _parse(
     *,
     defaults: bool = True,
 ) -> dict[str, Any]:
+    for file in _config_files(sys.argv[1:] if arguments is None else arguments):
+        _refuse_aliases(file)
     try:
         values = parser.parse_args(arguments, defaults=defaults)
     except (ArgumentError, TypeError, ValueError, OSError) as error:
@@ -146,6 +186,25 @@ def _add(parser: ArgumentParser, field: dataclasses.Field[Any], kind: Any) -> No
         parser.add_argument(flag(field.name), default=field.default, help=text, action=switch)
     else:
         parser.add_argument(flag(field.name), default=field.default, help=text, type=kind)
+
+
+def _config_files(arguments: Sequence[str]) -> list[str]:
+    """What ``--config`` names."""
+    found = [a.removeprefix("--config=") for a in arguments if a.startswith("--config=")]
+    return found + [b for a, b in itertools.pairwise(arguments) if a == "--config"]
+
+
+def _refuse_aliases(file: str) -> None:
+    """A few aliases of YAML can stand for gigabytes; options need none."""
+    import yaml
+
+    try:
+        with Path(file).expanduser().open(encoding="utf-8") as text:
+            aliased = any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return  # the parser says what is wrong
+    if aliased:
+        raise GradError(f"--config {file} has aliases (*NAME): write the values out.")
 
 
 _PLAIN = (  # the parser's words, and ours

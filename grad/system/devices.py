@@ -75,3 +75,15 @@ def deterministic(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned_only)
         settings.fill_uninitialized_memory = filled
+
+
+@contextmanager
+def plain_defaults() -> Iterator[None]:
+    """What is made inside is float32 and on the CPU, whatever the program's own defaults are."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)

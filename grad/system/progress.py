@@ -16,10 +16,17 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from grad.system.names import printable
+
+
+def cell(text: object) -> Text:
+    """The same for a table, where brackets are brackets and no markup."""
+    return Text(printable(text))
+
 
 def print_line(text: str, style: str | None, console: Console) -> None:
     """A line with paths in it, which the terminal may wrap, but nothing may break."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class _Speed(ProgressColumn):

@@ -10,10 +10,11 @@ from typing import Any
 
 from grad.system.command_line import flag
 from grad.system.errors import GradError
-from grad.system.run_folder import CONFIG, METRICS, STATE
+from grad.system.run_folder import CONFIG, METRICS, REPORT, STATE
 
 # What may change between the parts of a run: what its result does not depend on, and its end.
-_FREE = {"resume", "epochs", "cache", "workers", "features_on_device", "compile"}
+# That data at another path are the same is seen by their features.
+_FREE = {"resume", "epochs", "data", "cache", "workers", "features_on_device", "compile"}
 
 
 def find_options(run: Path) -> Path:
@@ -77,19 +78,21 @@ def _agree(name: str, stored: Any, given: Any) -> bool:
 def is_complete(run: Path, epochs: int) -> bool:
     """Whether a run has all its epochs and its results.
 
-    Results of fewer epochs are removed, as training goes on.
-
     Raises:
         GradError: it is to have more epochs, but what training goes on from is gone.
     """
     with suppress(OSError, ValueError, KeyError):
         done = json.loads((run / METRICS).read_text())["settings"]["epochs"]
         if done == epochs:
-            return True
+            return (run / REPORT).is_file()
         if not any(run.rglob(STATE)):
             raise GradError(
                 f"--resume {run} has {done} epochs, and without {STATE} there is nothing to go on "
                 "from: start a new run."
             )
-        (run / METRICS).unlink()
     return False
+
+
+def remove_results(run: Path) -> None:
+    """Remove what says that a run is complete, as its training goes on."""
+    (run / METRICS).unlink(missing_ok=True)

@@ -20,7 +20,8 @@ from grad.features.split import split_training
 from grad.report.results import Results
 from grad.system import distributed
 from grad.system.devices import deterministic, find_device
-from grad.system.errors import raise_once
+from grad.system.errors import GradError, raise_once
+from grad.system.files import claimed
 from grad.system.progress import print_line
 from grad.system.run_folder import CONFIG, new_folder
 from grad.train.about import describe_run, metrics_settings
@@ -28,7 +29,7 @@ from grad.train.images import compute_features_of, find_images
 from grad.train.model import ModelTraining
 from grad.train.options import TrainOptions, write_options
 from grad.train.plan import TrainPlan, make_plan
-from grad.train.resume import is_complete
+from grad.train.resume import is_complete, remove_results
 
 
 def run(options: TrainOptions, console: Console) -> Path:
@@ -67,6 +68,8 @@ def _run(options: TrainOptions, device: torch.device, console: Console) -> Path:
             compute_features_of(samples, plan, backbone, console)
             for samples in (dataset.train, dataset.test, validation)
         )
+        if distributed.is_main():
+            remove_results(out)
         split = split_training(
             train, further, options.calibration_share, options.seed, options.group
         )
@@ -106,7 +109,10 @@ def _run_folder(plan: TrainPlan, dataset: Dataset) -> Iterator[Path]:
     else:
         out = distributed.from_main(lambda: new_folder(options.out, plan.run_name(dataset)))
     try:
-        with distributed.advising(f"--resume {out} goes on from the last completed epoch"):
+        with (
+            _claim(out),
+            distributed.advising(f"--resume {out} goes on from the last completed epoch"),
+        ):
             yield out
     finally:
         if distributed.is_main() and options.resume is None:
@@ -114,6 +120,18 @@ def _run_folder(plan: TrainPlan, dataset: Dataset) -> Iterator[Path]:
                 if [path.name for path in out.iterdir()] == [CONFIG]:
                     (out / CONFIG).unlink()
                 out.rmdir()  # only goes where it is empty
+
+
+@contextmanager
+def _claim(out: Path) -> Iterator[None]:
+    """Hold the sole right to write to a folder of results."""
+    if not distributed.is_main():
+        yield
+        return
+    with claimed(out, wait=False) as mine:
+        if not mine:
+            raise GradError(f"Another run writes to {out}: wait for it, or choose another --out.")
+        yield
 
 
 def _load_backbone(plan: TrainPlan, console: Console) -> Backbone:

@@ -201,6 +201,8 @@ class TrainingState:
             state = self._optimizer.state[parameter] = {}
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 value = tensors[f"optimizer.{key}.{name}"]
+                if value.dim() and value.shape != parameter.shape:
+                    raise ValueError(f"its {key} of {name} has shape {tuple(value.shape)}")
                 like = parameter if value.dim() else value.to(parameter.device)
                 state[key] = torch.empty_like(like, dtype=value.dtype).copy_(value)
         _set_random_states(self._device(), self._order, _below("random.", tensors))

@@ -1,11 +1,13 @@
 """grad check: what a folder holds, what is wrong with it, and how to mend it."""
 
+import re
 import shutil
 
 import numpy as np
 import pytest
 from helpers.images import make_images
-from PIL import Image
+from helpers.tiny_model import picture
+from PIL import Image, ImageFilter
 
 from grad.check.__main__ import main
 from grad.data.demo import demo_dataset
@@ -231,3 +233,45 @@ def test_equal_pictures_have_equal_digests(tmp_path):
     colour = image_facts(save(tmp_path / "colour.bmp", pixels))
     other = image_facts(save(tmp_path / "other.png", 255 - pixels))
     assert grey.digest == colour.digest != other.digest
+
+
+def test_small_defects_in_large_images_are_for_tiles(tmp_path, capsys):
+    for number in range(12):
+        picture(tmp_path / "big" / f"{number}.png", number, (2000, 3000))
+    assert main([str(tmp_path / "big")]) == 0
+    assert "look at it in tiles, --tile 448" in shown(capsys)
+
+
+def test_images_of_several_shapes_are_named(tmp_path, capsys):
+    for number in range(12):
+        picture(tmp_path / "mixed" / f"{number}.png", number, (100, 100 if number else 180))
+    assert main([str(tmp_path / "mixed")]) == 0
+    assert "mixed: images have several shapes, from 100 x 100" in shown(capsys)
+
+
+def test_the_proposed_command_can_be_pasted(tmp_path, capsys):
+    for number in range(12):
+        picture(tmp_path / "a folder" / f"{number}.png", number, (100, 100))
+    assert main([str(tmp_path / "a folder")]) == 0
+    assert f"grad train --data '{tmp_path}/a folder' would train" in shown(capsys)
+
+
+def test_dark_data_of_12_bits_are_named(check, data):
+    for path in data.rglob("*/good/*.png"):
+        grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16
+        Image.fromarray(grey).save(path)
+    _, out, _ = check()
+    assert re.search(r"one: the brightest value of all 16-bit grey images is \d\.\d%", out)
+
+
+def test_masks_with_grey_edges_are_named(check, data):
+    _, clean, _ = check()
+    assert "many values between" not in clean
+    for path in (data / "one/ground_truth").rglob("*.png"):
+        Image.open(path).convert("L").filter(ImageFilter.GaussianBlur(3)).save(path)
+    _, out, _ = check()
+    assert "one: 3 masks with many values between black and white" in out
+
+
+def shown(capsys):
+    return " ".join(capsys.readouterr().out.split())

@@ -6,7 +6,18 @@ import pytest
 import torch
 from PIL import Image
 
-from grad.data.images import UnreadableImage, image_size, image_suffixes, load_image, load_mask
+from grad.data.images import (
+    UnreadableImage,
+    image_size,
+    image_suffixes,
+    load_image,
+    load_mask,
+    load_picture,
+)
+from grad.data.mosaic import Mosaic
+from grad.data.picture import Picture
+from grad.data.tiling import Tiling
+from grad.system.errors import GradError
 
 SIZE = (20, 30)  # H, W
 
@@ -194,3 +205,36 @@ def test_suffixes_are_those_that_pillow_decodes():
     suffixes = image_suffixes()
     assert {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm"} <= suffixes
     assert not {".txt", ".csv", ".pdf", ".eps", ".h5", ".mpg"} & suffixes
+
+
+@pytest.mark.parametrize("size", [(1, 1_500_000), (1_500_000, 1), (3, 900_000)])
+def test_narrow_images_are_resized_within_little_memory(size, monkeypatch):
+    """Widened first, a picture of 1 x 1,500,000 pixels would take a gigabyte."""
+    made = []
+    original = Image.Image.resize
+
+    def resize(image, size, *rest):
+        made.append(size[0] * size[1])
+        return original(image, size, *rest)
+
+    picture = Picture.from_image(Image.new("RGB", size, (10, 200, 30)))
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    pixels = picture.resize((224, 224)).tensor()
+    assert max(made) <= 2**25
+    assert pixels.flatten(1).unique(dim=1).flatten().tolist() == [10, 200, 30]
+
+
+def test_narrow_images_are_not_widened_into_tiles():
+    with pytest.raises(GradError, match="too narrow for --tile 100"):
+        Mosaic.of_image(Tiling(100), (3_000_000, 1), 224)
+
+
+def test_a_jpeg_of_endless_scans_is_unreadable(tmp_path):
+    path = tmp_path / "scans.jpg"
+    Image.new("RGB", (64, 64), (1, 2, 3)).save(path, progressive=True)
+    data = path.read_bytes()
+    start = data.index(b"\xff\xda", data.index(b"\xff\xc2"))
+    scan = data[start : data.index(b"\xff", start + 20)]
+    path.write_bytes(data[:start] + 5_000 * scan + data[start:])
+    with pytest.raises(UnreadableImage, match="scans"):
+        load_picture(path)

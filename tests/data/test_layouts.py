@@ -320,3 +320,61 @@ def test_real_images():
         ("transistor", 213, 60, 40, 40),
     ]
     assert dataset.notes == ("bottle has no masks: it gets image metrics only.",)
+
+
+# Names that people give
+
+
+@pytest.mark.parametrize("name", ["OK", "ok", "Good", "normal", "NORMAL"])
+def test_good_images_under_other_names(tmp_path, name):
+    folder = make_class(tmp_path / "screw")
+    (folder / "test" / "good").rename(folder / "test" / name)
+    (folder / "train" / "good").rename(folder / "train" / name)
+    dataset = find_dataset(tmp_path)
+    assert counts(dataset) == [("screw", 3, 1, 2, 2)] and dataset.notes == ()
+    assert {sample.defect for sample in dataset.test} == {"good", "cut"}
+
+
+def test_what_lies_beside_the_known_folders_is_said(tmp_path):
+    folder = make_class(tmp_path / "can")
+    write(folder / "test_public" / "good" / "0.png")
+    write(folder / "validation" / "good" / "0.png")
+    (note,) = find_dataset(tmp_path).notes
+    assert "test_public and 1 more are left out" in note
+    with pytest.raises(GradError, match="test_public"):
+        find_dataset(tmp_path, strict=True)
+
+
+def test_good_images_in_subfolders_of_a_plain_folder(tmp_path):
+    for day in ("monday", "tuesday"):
+        write(tmp_path / day / "a.png")
+    (tmp_path / "notes").mkdir()
+    dataset = find_dataset(tmp_path)
+    assert dataset.layout == "folder" and len(dataset.train) == 2 and not dataset.test
+    assert any("monday, tuesday are taken as good ones" in note for note in dataset.notes)
+    assert any("notes is left out" in note for note in dataset.notes)
+
+
+def test_good_beside_a_defect_is_told_how_to_be_laid_out(tmp_path):
+    write(tmp_path / "good" / "a.png")
+    write(tmp_path / "crack" / "a.png")
+    with pytest.raises(GradError, match=r"holds good .* CLASS/train/good"):
+        find_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "..", "a\nb", "a\x1b[31m", "a\\b"])
+def test_a_class_is_one_part_of_a_path(tmp_path, name):
+    """Results of a class go to a folder of its name."""
+    image = "candle/Data/Images/Normal/0000.JPG"
+    with pytest.raises(GradError, match="can't be the name of a class"):
+        find_dataset(make_visa(tmp_path, [(name, "train", "normal", image, "")]))
+
+
+def test_links_out_of_the_data_folder_are_refused(tmp_path):
+    write(tmp_path / "secret.png")
+    root = tmp_path / "data"
+    root.mkdir()
+    make_visa(root, [("candle", "test", "normal", "link.png", "")])
+    (root / "link.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(GradError, match="a link to a place outside"):
+        find_dataset(root)

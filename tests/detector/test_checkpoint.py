@@ -2,6 +2,7 @@ import dataclasses
 import os
 import shutil
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -200,7 +201,7 @@ def test_other_safetensors_files_and_formats_are_refused(path, monkeypatch):
 )
 def test_a_damaged_header_is_refused(path, key, value):
     metadata, tensors = checkpoint._read(path)
-    save_file(tensors, path, metadata | {key: value})
+    checkpoint._write(path, tensors, metadata | {key: value})
     with pytest.raises(GradError, match="header that does not fit"):
         load_checkpoint(path)
 
@@ -215,10 +216,30 @@ def test_a_header_that_does_not_fit_is_refused(model, backbone, info, path):
 def test_other_weights_of_the_backbone_are_refused(path):
     metadata, tensors = checkpoint._read(path)
     key = next(name for name in tensors if name.startswith("backbone.model."))
-    tensors[key].flatten()[0] += 1
-    save_file(tensors, path, metadata)
+    tensors[key].view(-1)[0] += 1
+    checkpoint._write(path, tensors, metadata)
     with pytest.raises(GradError, match="weights of its backbone are not those"):
         load_checkpoint(path)
+
+
+def test_a_flipped_bit_anywhere_is_noticed(path):
+    content, chance = path.read_bytes(), np.random.default_rng(0)
+    size = int.from_bytes(content[:8], "little")
+    places = [content.index(b'\\"image_size\\": ') + 16]  # of the numbers in the header, one
+    places += list(8 + size + chance.integers(0, len(content) - 8 - size, 20))
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(GradError, match="is damaged"):
+            load_checkpoint(path)
+
+
+def test_files_without_a_digest_are_read(path):
+    metadata, tensors = checkpoint._read(path)
+    del metadata["digest"]
+    save_file(tensors, path, metadata)
+    assert load_checkpoint(path).info.epochs == 3
 
 
 def test_a_backbone_that_timm_does_not_have(model, backbone, info, path):

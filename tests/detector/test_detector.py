@@ -331,3 +331,31 @@ def test_bad_models_and_devices_are_one_sentence(run, tmp_path):
         Detector.load(run, false_alarm_rate=2)
     with pytest.raises(GradError, match="--batch-size 0 is too small"):
         Detector.load(run).stream(pixels(), batch_size=0)  # at once, not when it is read
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_an_error(detector, tmp_path, monkeypatch, score):
+    paths = [picture(tmp_path / f"{name}.png") for name in "ab"]
+    engine = type(detector._engine)
+    original = engine.__call__
+
+    def broken(self, images):
+        maps, scores = original(self, images)
+        scores = scores.clone()
+        scores[0] = score
+        return maps, scores
+
+    monkeypatch.setattr(engine, "__call__", broken)
+    with pytest.raises(GradError, match="neither good nor anomalous"):
+        detector.predict(paths[0])
+    said = []
+    found = list(detector.stream(paths, batch_size=2, workers=1, on_error=said.append))
+    assert [result.name for result in found] == [str(paths[1])]
+    assert str(paths[0]) in str(said[0])
+
+
+def test_batches_of_values_that_are_not_finite_are_refused(detector):
+    images = torch.zeros(2, 3, detector.image_size, detector.image_size)
+    images[1, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        detector.score_batch(images)

@@ -1,3 +1,4 @@
+import copy
 import threading
 
 import pytest
@@ -142,3 +143,15 @@ def test_a_cuda_graph_computes_what_eager_does(loaded, precision):
     kept = [t.clone() for t in first]
     fast(IMAGES[1:2])  # results are no views of the graph's buffers
     assert all(torch.equal(a, b) for a, b in zip(first, kept, strict=True))
+
+
+@pytest.mark.parametrize("part", ["backbone", "model"])
+def test_weights_that_are_not_finite_are_refused(loaded, part):
+    """A convolution fused with its activation takes NaN for zero: scores would not tell."""
+    damaged = copy.deepcopy(loaded)
+    values = dict(getattr(damaged, part).named_parameters())
+    name, weight = next((n, w) for n, w in values.items() if "conv" in n)
+    with torch.no_grad():
+        weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(GradError, match=f"not finite, in {name}"):
+        engine(damaged)

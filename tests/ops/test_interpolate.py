@@ -320,15 +320,6 @@ def test_coordinates_keep_their_precision_under_half_grids(device):
     assert (out.float() - grid.float()).abs().max() <= 4
 
 
-def test_second_derivatives_are_refused(device):
-    coords = torch.zeros(3, 1, device=device, requires_grad=True)
-    grid = normal(2, 4, dtype=torch.float32, device=device).requires_grad_()
-    squares = interpolate(coords, grid).square().sum()
-    (first,) = torch.autograd.grad(squares, coords, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first.sum().backward()
-
-
 def test_vmap_is_refused_in_words(device):
     coords, grid = torch.zeros(2, 3, 1, device=device), torch.ones(2, 4, device=device)
     grid.requires_grad_()

@@ -3,21 +3,13 @@
 #include <cstdio>
 #include <cstring>
 
+#include "all_cases.h"
 #include "common/isa.h"
 #include "common/types.h"
-#include "interpolate_cases.h"
-#include "project_cases.h"
-#include "refine_cases.h"
+#include "conversions.h"
+#include "cpu.h"
 
 namespace {
-
-template <typename T, typename G>
-void all_cases(uint32_t seed) {
-  Random random(seed);
-  interpolate_cases<T, G>(random);
-  project_cases<T, G>(random);
-  refine_cases<T, G>(random);
-}
 
 template <typename H>
 void all_conversions() {
@@ -33,7 +25,11 @@ int main(int count, char** arguments) {
     return 0;
   }
   uint32_t seed = 0;
-#define GRAD_ALL_CASES(T, G) all_cases<T, G>(++seed);
+#define GRAD_ALL_CASES(T, G)                     \
+  {                                              \
+    Random random(++seed);                       \
+    all_cases<Cpu, T, G>(random, Choice::all()); \
+  }
   GRAD_FOR_EACH_TYPE_PAIR(GRAD_ALL_CASES)
   all_conversions<grad::Half>();
   all_conversions<grad::BFloat16>();

@@ -12,7 +12,7 @@ build="$(mktemp -d)"
 trap 'rm -rf "$build"' EXIT
 
 flags=(-std=c++17 -O0 -g1 -Wall -Wextra -Werror -fno-math-errno -fno-omit-frame-pointer
-  -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -I"$csrc" -I"$here" ${CXXFLAGS:-})
+  -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all -I"$csrc" -I"$here" -I"$here/../kernels" ${CXXFLAGS:-})
 
 find "$csrc" -name '*_cpu.cpp' -print0 | sort -z > "$build/sources"
 printf '%s\0' "$here"/*.cpp >> "$build/sources"

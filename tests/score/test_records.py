@@ -59,10 +59,11 @@ def test_a_line_that_is_no_record(records, tmp_path, line):
         read_records(path)
 
 
-def test_a_score_that_is_no_number(records, tmp_path):
+@pytest.mark.parametrize("score", ['"high"', "NaN", "true", "1e999", "null", "[1]"])
+def test_a_score_that_is_no_number(records, tmp_path, score):
     path = tmp_path / "records.jsonl"
     write_records(path, records)
-    path.write_text(path.read_text(encoding="utf-8").replace("1.5", '"high"'), encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace("1.5", score), encoding="utf-8")
     with pytest.raises(GradError, match="line 1"):
         read_records(path)
 

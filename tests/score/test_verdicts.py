@@ -103,3 +103,9 @@ def test_a_class_that_was_not_trained_on_is_said(calibration):
     assert section["classes"]["c"]["source"] is None
     assert section["classes"]["c"]["image"] == calibration.unknown.image
     assert "Not trained on" in shown(section) and ": c." in shown(section)
+
+
+def test_thresholds_that_find_nothing_are_called_that(calibration):
+    missed = [record("a", True, 0.5), record("b", True, 900.0)]
+    text = shown(judge(dict.fromkeys("ab", calibration), missed))
+    assert "No defect of a is found. Try --tile" in text

@@ -4,8 +4,11 @@ import asyncio
 import base64
 import io
 import re
+import socket
 import struct
 import threading
+import urllib.parse
+import urllib.request
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,7 +20,7 @@ from PIL import Image
 pytest.importorskip("fastapi")
 
 from fastapi.testclient import TestClient
-from helpers.serving import CALIBRATION, SIZE, FakeDetector, encoded, grey, spot
+from helpers.serving import CALIBRATION, SIZE, FakeDetector, encoded, grey, served, spot
 
 from grad.data.images import load_image
 from grad.score.thresholds import calibrated
@@ -39,9 +42,10 @@ def client_of():
     """Makes clients of servers with other settings; they end with the test."""
     clients = []
 
-    def make(detector, base_url=LOCAL, **settings):
+    def make(detector, base_url=LOCAL, raise_server_exceptions=True, **settings):
         app = create_app(detector, ServeSettings(**settings), "fake")
-        clients.append(TestClient(app, base_url=base_url).__enter__())
+        client = TestClient(app, base_url, raise_server_exceptions=raise_server_exceptions)
+        clients.append(client.__enter__())
         return clients[-1]
 
     yield make
@@ -270,7 +274,10 @@ def test_wrong_paths_methods_and_parameters(client):
     unknown = send(client, encoded(grey(1)), "/predict?class_name=bottle")
     assert "cookie, pcb" in sentence(unknown, 422)
     assert client.get("/nowhere").status_code == 404
-    assert send(client, encoded(grey(1)), "/predict?overlay=perhaps").status_code == 422
+    wrong = send(client, encoded(grey(1)), "/predict?overlay=perhaps")
+    assert "overlay" in sentence(wrong, 422)
+    misspelt = send(client, encoded(grey(1)), "/predict?clas_name=pcb")
+    assert "no parameter clas_name" in sentence(misspelt, 422)
     for path in (
         "/page/../app.py",
         "/page/%2e%2e/app.py",
@@ -310,7 +317,60 @@ def test_a_failure_of_the_network_is_one_answer_not_the_end(client_of, detector,
     assert 'status="500"' in client.get("/metrics").text
 
 
+@pytest.mark.parametrize("factor", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_never_good(client_of, detector, factor):
+    detector.factor = factor
+    said = sentence(send(client_of(detector), encoded(grey(5))), 500)
+    assert "neither good nor anomalous" in said
+
+
+def test_a_defect_of_the_server_is_json_too(client_of, detector, monkeypatch):
+    def broken(*arguments, **options):
+        raise RuntimeError("never expected")
+
+    monkeypatch.setattr("grad.serve.answers.judge", broken)
+    client = client_of(detector, raise_server_exceptions=False)
+    assert "never expected" in sentence(send(client, encoded(grey(5))), 500)
+
+
+def test_scans_without_end_are_refused(client_of, detector):
+    """Each scan of a progressive JPEG takes as long as the whole image."""
+    data = encoded(spot(), "JPEG", progressive=True)
+    start = data.index(b"\xff\xda", data.index(b"\xff\xc2"))
+    scan = data[start : data.index(b"\xff", start + 20)]
+    assert send(client_of(detector), data).status_code == 200
+    bomb = data[:start] + 20_000 * scan + data[start:]
+    assert "scans" in sentence(send(client_of(detector), bomb), 422)
+
+
+def test_a_narrow_image_takes_no_more_memory_than_itself(client_of, detector):
+    data = encoded(Image.new("L", (1, 3_000_000), 100))
+    assert send(client_of(detector), data).json()["score"] == pytest.approx(1000 / 255, rel=0.01)
+
+
+def test_who_sends_nothing_keeps_no_place(detector):
+    with served(detector, queue=1, idle_timeout_s=0.3) as address:
+        there = urllib.parse.urlsplit(address)
+        with socket.create_connection((there.hostname, there.port)) as stalled:
+            head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+            stalled.sendall(head.encode())
+            assert b" 408 " in stalled.recv(100)
+        with urllib.request.urlopen(f"{address}predict", encoded(grey(9))) as answer:
+            assert answer.status == 200
+
+
 # ---- access ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("origin", ["https://elsewhere.example", "null", "http://testserver:1"])
+def test_scripts_of_other_pages_are_refused(client_of, detector, origin):
+    image = encoded(grey(1))
+    refused = client_of(detector).post("/predict", content=image, headers={"Origin": origin})
+    assert "may not use" in sentence(refused, 403)
+    own = client_of(detector, token="t").post(
+        "/predict", content=image, headers={"Origin": origin, "Authorization": "Bearer t"}
+    )
+    assert own.status_code == 200
 
 
 def test_the_token_is_asked_for_everywhere_but_where_it_is_entered(client_of, detector):

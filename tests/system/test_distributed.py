@@ -168,7 +168,7 @@ def raise_():
 def launch(arguments, processes=2, **options):
     """Start torchrun on this machine."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))  # of grad and of helpers
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, "--nproc-per-node", str(processes), *map(str, arguments)],

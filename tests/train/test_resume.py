@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from grad.model.grad import GRAD
 from grad.system.errors import GradError
-from grad.system.files import replacing
+from grad.system.files import claimed, replacing
 from grad.system.run_folder import STATE
 from grad.train import images as run_images
 from grad.train import state as training_state
@@ -116,7 +116,7 @@ def test_the_state_of_another_training_is_refused(tmp_path, other):
             )
 
 
-@pytest.mark.parametrize("damage", ["cut", "format", "missing"])
+@pytest.mark.parametrize("damage", ["cut", "format", "missing", "shape"])
 def test_a_damaged_state_is_a_sentence(tmp_path, damage):
     train(tmp_path, 1)
     file = tmp_path / STATE
@@ -128,7 +128,11 @@ def test_a_damaged_state_is_a_sentence(tmp_path, damage):
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata()
         tensors = load_file(file)
-        del tensors["optimizer.exp_avg.local.grid.values"]
+        name = "optimizer.exp_avg.local.grid.values"
+        if damage == "shape":  # one that would fit by broadcasting
+            tensors[name] = tensors[name][..., :1].clone()
+        else:
+            del tensors[name]
         save_file(tensors, file, metadata)
     with pytest.raises(GradError, match=r"training\.safetensors"):
         train(tmp_path, 2)
@@ -139,6 +143,7 @@ def test_a_full_disk_is_a_sentence(tmp_path, monkeypatch):
     @contextmanager
     def full(path):
         with replacing(path) as temporary:
+            temporary.unlink()
             temporary.symlink_to("/dev/full")
             yield temporary
 
@@ -215,13 +220,58 @@ def test_a_complete_run_says_so_and_more_epochs_go_on(whole_run, capsys, monkeyp
     assert "nothing to go on from" in capsys.readouterr().err
 
 
+@pytest.fixture
+def small_run(tmp_path):
+    """A run of an epoch, and how to start one like it."""
+    make_images(tmp_path / "data", classes=("one",), train=6, test=2, size=SIZE)
+    quick = "--backbone tf_efficientnet_lite0 --preset grad-tiny --epochs 1 --batch-size 4"
+    options = f"{quick} --image-size {SIZE} --device cpu --precision float32".split()
+    places = {"--data": "data", "--cache": "cache", "--out": "run"}
+    options += [word for name, value in places.items() for word in (name, str(tmp_path / value))]
+    assert main(options) == 0
+    return tmp_path / "run", options
+
+
+def test_a_refused_resume_loses_nothing(small_run, tmp_path, capsys):
+    run, _ = small_run
+    before = sorted(path.name for path in run.iterdir())
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert main(["--resume", str(run), "--epochs", "2"]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert sorted(path.name for path in run.iterdir()) == before
+    assert main(["--resume", str(run), "--epochs", "2", "--data", str(tmp_path / "moved")]) == 0
+    assert json.loads((run / "metrics.json").read_text())["settings"]["epochs"] == 2
+
+
+def test_other_data_are_refused(small_run, tmp_path, capsys):
+    run, _ = small_run
+    make_images(tmp_path / "other", classes=("one",), train=7, test=2, size=SIZE)
+    assert main(["--resume", str(run), "--epochs", "2", "--data", str(tmp_path / "other")]) == 2
+    assert "belongs to another data" in capsys.readouterr().err
+
+
+def test_a_missing_report_is_made_again(small_run):
+    run, _ = small_run
+    (run / "report.html").unlink()
+    assert main(["--resume", str(run)]) == 0
+    assert (run / "report.html").is_file() and (run / "metrics.json").is_file()
+
+
+def test_two_runs_do_not_write_to_one_folder(small_run, capsys):
+    run, _ = small_run
+    with claimed(run) as mine:
+        assert mine
+        assert main(["--resume", str(run), "--epochs", "2"]) == 2
+    assert f"Another run writes to {run}" in capsys.readouterr().err
+    assert epochs_of(run / "history.json") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--seed", "3"], ["--seed 3 (was 0)"]),
         (["--seed", "3", "--preset", "grad"], ["--seed 3", "--preset grad (was grad-tiny)"]),
         (["--no-separate"], ["--separate False (was True)"]),
-        (["--data", "elsewhere"], ["--data elsewhere"]),
         (["--epochs", "2"], ["--epochs 2", "fewer"]),
         (["--out", "new"], ["--out"]),
     ],

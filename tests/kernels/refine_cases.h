@@ -1,17 +1,45 @@
-// Refinement: forward, backward for every choice of gradients, and the refined map.
+// Refinement: random pixels, and what forward, backward for every choice of gradients, and the refined map
+// should give. The device runs and checks them in each of its ways.
 #pragma once
 
+#include <cmath>
+#include <string>
 #include <vector>
 
-#include "common/partition.h"
-#include "naive.h"
+#include "checker.h"
 #include "refine/refine.h"
 #include "shapes.h"
 
-template <typename T, typename P>
+// Device is the memory too, and has
+//   template <typename Case>
+//   static void refine_forward(const Case&, Buffer<Device, A>& sums, const Case::Forward& want);
+//   template <typename Case>
+//   static void refine_backward(const Case&, const Case::Backward&);
+//   template <typename Case>
+//   static void refined_map(const Case&, const std::vector<Expected>& want);
+template <typename Device, typename T, typename P>
 class RefineCase {
+ public:
+  using Features = T;
+  using Prediction = P;
   using A = grad::Accumulate<P>;
 
+  struct Forward {
+    std::vector<Expected> score, sums;
+    Expected loss;  // the sum over rows
+  };
+
+  // One backward pass.
+  struct Backward {
+    const Buffer<Device, A>& sums;
+    const Buffer<Device, A>* grad_score;  // or null
+    A grad_loss;                          // of the mean over pixels
+    A pixel_grad_loss;                    // of one pixel's share
+    bool need_features, need_prediction;
+    std::vector<Expected> want_features, want_prediction;
+  };
+
+ private:
   struct Pixel {
     Expected sums[4];
     double mean_square, distance, cosine, features_norm, prediction_norm;
@@ -20,17 +48,18 @@ class RefineCase {
   };
 
  public:
-  RefineCase(Random& random, int64_t rows, int64_t columns)
+  RefineCase(Random& random, int64_t rows, int64_t columns, Alignment alignment)
       : random_(random),
+        alignment_(alignment),
         rows_(rows),
-        columns_(columns),
+        columns_(alignment.columns(columns)),
         checker_(Checker::of<A>(std::string("refine: ") + Type<P>::name + " prediction, " + Type<T>::name +
-                                " features, " + std::to_string(rows) + " rows, " + std::to_string(columns) +
+                                " features, " + std::to_string(rows) + " rows, " + std::to_string(columns_) +
                                 " columns")),
-        features_layout_(random_rows_layout()),
-        prediction_layout_(random_rows_layout()),
-        features_(extent(features_layout_, rows, columns)),
-        prediction_(extent(prediction_layout_, rows, columns)),
+        features_layout_(alignment.rows(random, columns_, true)),
+        prediction_layout_(alignment.rows(random, columns_, true)),
+        features_(extent(features_layout_, rows, columns_), alignment.shift(random)),
+        prediction_(extent(prediction_layout_, rows, columns_), alignment.shift(random)),
         similarity_(random_similarity()) {
     const bool with_nan = random.chance(20);
     for (int64_t n = 0; n < rows; ++n) fill_row(n, with_nan);
@@ -47,24 +76,27 @@ class RefineCase {
     for (int64_t n = 0; n < rows; ++n) pixels_.push_back(pixel(n));
     weight_bound_ = 1 + std::abs(similarity_.alpha) + std::abs(similarity_.beta);
     args_ = {features_.get(), prediction_.get(), features_layout_.row_stride, prediction_layout_.row_stride,
-             columns,         similarity_};
+             columns_,        similarity_};
   }
 
   // `wanted` has a bit for each of grad_features, grad_prediction and a gradient of the scores.
   void run(int wanted) {
-    Buffer<A> sums(rows_ * 4);
+    Buffer<Device, A> sums(rows_ * 4, shift());
     forward(sums);
     backward(sums, wanted);
     refined_map();
     ++cases_passed();
   }
 
- private:
-  RowLayout random_rows_layout() const {
-    const int64_t stride = columns_ + (random_.chance(50) ? random_.integer(1, 9) : 0);
-    return {random_.chance(5) ? 0 : stride, std::max<int64_t>(columns_, 1), 0};
-  }
+  // For the device.
+  Random& random() const { return random_; }
+  int64_t rows() const { return rows_; }
+  int64_t columns() const { return columns_; }
+  const Checker& checker() const { return checker_; }
+  int64_t shift() const { return alignment_.shift(random_); }
+  const grad::RefineArgs<T, P>& args() const { return args_; }
 
+ private:
   grad::Similarity random_similarity() const {
     const double tau = random_.chance(20) ? 0 : random_.uniform(0.1, 4);
     switch (random_.integer(0, 4)) {
@@ -126,34 +158,14 @@ class RefineCase {
     return pixel;
   }
 
-  void forward(Buffer<A>& sums) {
-    Buffer<A> score(rows_);
-    double loss = 0;
-    const grad::Partition parts = grad::forward_rows(rows_, columns_);
-    for (int64_t part = 0; part < parts.count(); ++part) {
-      loss += grad::refine_forward_cpu(args_, score.get(), sums.get(), parts[part]);
+  void forward(Buffer<Device, A>& sums) {
+    Forward want;
+    for (const Pixel& pixel : pixels_) {
+      want.loss.add(pixel.q * pixel.q * pixel.mean_square, weight_bound_ * weight_bound_ * pixel.mean_square);
+      want.score.push_back({std::abs(pixel.q) * pixel.distance, weight_bound_ * pixel.distance});
+      want.sums.insert(want.sums.end(), pixel.sums, pixel.sums + 4);
     }
-    Expected want_loss;
-    for (int64_t n = 0; n < rows_; ++n) {
-      const Pixel& pixel = pixels_[n];
-      want_loss.add(pixel.q * pixel.q * pixel.mean_square, weight_bound_ * weight_bound_ * pixel.mean_square);
-      checker_.near("score", n, 0, score[n],
-                    {std::abs(pixel.q) * pixel.distance, weight_bound_ * pixel.distance}, Type<A>::epsilon);
-      for (int k = 0; k < 4; ++k)
-        checker_.near("sums", n, k, sums[4 * n + k], pixel.sums[k], Type<A>::epsilon);
-    }
-    checker_.near("loss", 0, 0, loss, want_loss, Type<A>::epsilon);
-
-    Buffer<A> part_score(rows_), part_sums(rows_ * 4);
-    const Range part = random_.part(rows_);
-    grad::refine_forward_cpu(args_, part_score.get(), part_sums.get(), part);
-    for (int64_t n = 0; n < rows_; ++n) {
-      const bool inside = n >= part.begin && n < part.end;
-      checker_.require(inside || part_score.untouched(n), "score outside of its part", n);
-      for (int k = 0; k < 4; ++k) {
-        checker_.require(inside || part_sums.untouched(4 * n + k), "sums outside of their part", n);
-      }
-    }
+    Device::refine_forward(*this, sums, want);
   }
 
   // d / d towards of one pixel's grad_loss (1 - s)^2 m + grad_score |1 - s| |F^ - F|, where `towards` is a
@@ -180,51 +192,37 @@ class RefineCase {
     return gradient;
   }
 
-  void backward(const Buffer<A>& sums, int wanted) {
-    Buffer<A> grad_score(rows_);
+  void backward(const Buffer<Device, A>& sums, int wanted) {
+    Buffer<Device, A> grad_score(rows_);
     grad_score.fill_random(random_, 2);
     // Near s = 1 the sign of 1 - s hangs on rounding.
     for (int64_t n = 0; n < rows_; ++n) {
       if (std::abs(pixels_[n].q) < 1e-4) grad_score.set(n, 0);
     }
-    const A grad_loss = static_cast<A>(random_.uniform(-1, 1));
-    Buffer<T> grad_features(rows_ * columns_);
-    Buffer<P> grad_prediction(rows_ * columns_);
-    const auto run = [&](Buffer<T>& to_features, Buffer<P>& to_prediction, Range rows) {
-      grad::refine_backward_cpu(args_, sums.get(), grad_loss, wanted & 4 ? grad_score.get() : nullptr,
-                                wanted & 1 ? to_features.get() : nullptr,
-                                wanted & 2 ? to_prediction.get() : nullptr, rows);
-    };
-    const grad::Partition parts = grad::forward_rows(rows_, columns_);
-    for (int64_t part = 0; part < parts.count(); ++part) run(grad_features, grad_prediction, parts[part]);
-    std::vector<Expected> want_features, want_prediction;
+    const A grad_loss = static_cast<A>(random_.uniform(-1, 1) * static_cast<double>(rows_));
+    Backward backward{sums,
+                      wanted & 4 ? &grad_score : nullptr,
+                      grad_loss,
+                      grad_loss / static_cast<A>(rows_),
+                      (wanted & 1) != 0,
+                      (wanted & 2) != 0,
+                      {},
+                      {}};
     for (int64_t n = 0; n < rows_; ++n) {
       const Pixel& pixel = pixels_[n];
-      const double score = wanted & 4 ? grad_score[n] : 0;
+      const double loss = to_double(backward.pixel_grad_loss),
+                   score = backward.grad_score ? grad_score[n] : 0;
       for (int64_t c = 0; c < columns_; ++c) {
-        want_features.push_back(
-            naive_gradient(pixel, f(n, c), p(n, c), pixel.features_norm, to_double(grad_loss), score));
-        want_prediction.push_back(
-            naive_gradient(pixel, p(n, c), f(n, c), pixel.prediction_norm, to_double(grad_loss), score));
+        backward.want_features.push_back(
+            naive_gradient(pixel, f(n, c), p(n, c), pixel.features_norm, loss, score));
+        backward.want_prediction.push_back(
+            naive_gradient(pixel, p(n, c), f(n, c), pixel.prediction_norm, loss, score));
       }
     }
-    if (wanted & 1) checker_.near("grad_features", grad_features, want_features, columns_);
-    if (wanted & 2) checker_.near("grad_prediction", grad_prediction, want_prediction, columns_);
-
-    Buffer<T> part_features(rows_ * columns_);
-    Buffer<P> part_prediction(rows_ * columns_);
-    const Range part = random_.part(rows_);
-    run(part_features, part_prediction, part);
-    const RowLayout plain{columns_, std::max<int64_t>(columns_, 1), 0};
-    const Range columns{0, columns_}, none{0, 0};
-    check_part(checker_, "part of grad_features", part_features, plain, wanted & 1 ? part : none, columns,
-               columns_, want_features);
-    check_part(checker_, "part of grad_prediction", part_prediction, plain, wanted & 2 ? part : none, columns,
-               columns_, want_prediction);
+    Device::refine_backward(*this, backward);
   }
 
   void refined_map() {
-    Buffer<P> refined(rows_ * columns_);
     std::vector<Expected> want(rows_ * columns_);
     for (int64_t n = 0; n < rows_; ++n) {
       for (int64_t c = 0; c < columns_; ++c) {
@@ -234,24 +232,37 @@ class RefineCase {
         value.add(q * p(n, c), weight_bound_ * std::abs(p(n, c)));
       }
     }
-    in_random_parts(random_, rows_, [&](Range rows) { grad::refined_map_cpu(args_, refined.get(), rows); });
-    checker_.near("refined", refined, want, columns_);
+    Device::refined_map(*this, want);
   }
 
   Random& random_;
+  Alignment alignment_;
   int64_t rows_, columns_;
   Checker checker_;
   RowLayout features_layout_, prediction_layout_;
-  Buffer<T> features_;
-  Buffer<P> prediction_;
+  Buffer<Device, T> features_;
+  Buffer<Device, P> prediction_;
   grad::Similarity similarity_;
   grad::RefineArgs<T, P> args_;
   std::vector<Pixel> pixels_;
   double weight_bound_;
 };
 
-template <typename P, typename T>
-void refine_cases(Random& random) {
-  for (int i = 0; i < 80; ++i)
-    RefineCase<T, P>(random, random_rows(random), random_columns(random)).run(i % 8);
+template <typename Device, typename P, typename T>
+void refine_cases(Random& random, Choice choice) {
+  for (int i = 0; i < 80; ++i) {
+    if (!choice.next()) continue;
+    const Alignment alignment = Alignment::random(random);
+    RefineCase<Device, T, P>(random, random_rows(random), random_columns(random), alignment).run(i % 8);
+  }
+}
+
+// Every axis that may be empty.
+template <typename Device, typename P, typename T>
+void empty_refine_cases(Random& random) {
+  for (const int64_t rows : {0, 3}) {
+    for (const int64_t columns : {0, 5}) {
+      RefineCase<Device, T, P>(random, rows, columns, Alignment::any()).run(7);
+    }
+  }
 }
