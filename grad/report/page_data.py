@@ -110,6 +110,7 @@ def _image(picture: Picture, index: Mapping[str, int]) -> dict[str, Any]:
         "defect": shown.sample.defect,
         "anomalous": shown.sample.anomalous,
         "score": shown.score,
+        "maximum": shown.maximum,
         "thumbnail": picture.thumbnail,
         "heat": picture.heat,
         "low": _short(shown.heat.low),

@@ -5,7 +5,7 @@ const MORE = 96; // cards that a press of the button adds
 
 const IMAGES = DATA.images.map((given) => {
   const one = CLASSES[given.class];
-  const score = jointScore(given.score, given.high, one.threshold);
+  const score = jointScore(given.score, given.maximum, one.threshold);
   const distance = distanceOf(score, one);
   return { ...given, one, score, distance, value: valueAt(distance) };
 });
