@@ -29,8 +29,8 @@ PAGES = ROOT / "docs" / "pages"
 if not PAGES.is_dir():
     pytest.skip("the documentation is not beside the tests", allow_module_level=True)
 
-RUN = "runs/demo-grad-tiny"
-QUICK = ["--epochs", "1", "--image-size", "64", "--batch-size", "8", "--preset", "grad-tiny"]
+RUN = "runs/demo-grad-plus"
+QUICK = ["--epochs", "1", "--image-size", "64", "--batch-size", "8", "--preset", "grad-plus"]
 QUICK += ["--backbone", "tf_efficientnet_lite0", "--device", "cpu", "--workers", "1"]
 FEW = 12  # images in a folder of photos/
 NEEDED = {"--format onnx": "onnxscript", "import onnxruntime": "onnxruntime"}

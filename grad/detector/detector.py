@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -29,7 +29,8 @@ from grad.detector.engine import Engine
 from grad.detector.result import Result, check_score, no_thresholds
 from grad.detector.threads import work_in_threads
 from grad.score.anomaly_map import score_tiles
-from grad.score.thresholds import Calibration, Threshold
+from grad.score.rates import Rate
+from grad.score.thresholds import Calibration
 from grad.system.devices import Precision, default_workers, find_device
 from grad.system.errors import GradError
 
@@ -76,16 +77,17 @@ class Detector:
         *,
         device: str | torch.device = "auto",
         precision: Precision | Literal["auto"] = "auto",
-        false_alarm_rate: float | None = None,
+        false_alarm_rate: Rate | None = None,
     ) -> Detector:
         """Read a model.
 
         Args:
             path: a ``model.safetensors``, or the folder of the run that wrote it.
             device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; ``"auto"``: CUDA where there is one.
-            precision: ``"auto"``: bfloat16 where the hardware multiplies it natively. Scores in
-                bfloat16 are within about 1 % of those in float32; of ``grad-plus`` 2 %, and for one
-                image in twenty more than 9 %, as it measures small residuals.
+            precision: ``"auto"``: float32, in which thresholds are made, so that verdicts are the
+                same on every machine. ``"bfloat16"`` is about twice as fast where the hardware
+                multiplies it natively; its scores are within about 1 % of those in float32, but of
+                ``grad-plus``, which measures small residuals, up to 6 % of the threshold away.
             false_alarm_rate: share of good images that may be called anomalous; None: what the
                 model was calibrated for.
 
@@ -275,8 +277,8 @@ class Detector:
             workers = default_workers(self.device)
             if tiling is not None:  # each holds a large image
                 workers = min(workers, 2)
-        limit = self._limit(class_name)
-        judge = _Judge(self._engine, class_name, limit, tiling, keep_images)
+        self._check_class(class_name)
+        judge = _Judge(self._engine, class_name, self.calibration, tiling, keep_images)
         items = items_of(sources)
         found = work_in_threads(items, judge, size=1 if tiling else size, workers=workers)
         return _without_errors(found, on_error)
@@ -298,13 +300,12 @@ class Detector:
         maps, scores = self._engine(images)
         return maps.cpu(), scores.cpu()
 
-    def _limit(self, class_name: str | None) -> Threshold | None:
+    def _check_class(self, class_name: str | None) -> None:
         if class_name is not None and class_name not in self.classes:
             raise GradError(
                 f"The model was not trained on class {class_name}: choose among "
                 f"{', '.join(self.classes)}, or name none."
             )
-        return None if self.calibration is None else self.calibration.threshold(class_name)
 
 
 @dataclass(frozen=True)
@@ -313,7 +314,7 @@ class _Judge:
 
     engine: Engine
     class_name: str | None
-    limit: Threshold | None
+    calibration: Calibration | None
     tiling: Tiling | None
     keep_images: bool
 
@@ -348,15 +349,24 @@ class _Judge:
             check_score(item.name, score)
         except GradError as error:
             return error
-        return Result(
+        result = Result(
             name=item.name,
             class_name=self.class_name,
             score=score,
             anomaly_map=anomaly_map,
             size=picture.size,
-            limit=self.limit,
+            limit=None,
             item=item,
             decoded=picture if self.keep_images else None,
+        )
+        if self.calibration is None:
+            return result
+        p_value, resolution = self.calibration.p_value(score, result.map_maximum, self.class_name)
+        return replace(
+            result,
+            limit=self.calibration.threshold(self.class_name),
+            p_value=p_value,
+            p_resolution=resolution,
         )
 
 

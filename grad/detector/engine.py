@@ -20,7 +20,7 @@ from grad.features.backbone import Backbone
 from grad.model.grad import GRAD
 from grad.model.grids import LocalPart
 from grad.score.anomaly_map import map_and_score
-from grad.system.devices import Precision, choose_precision, plain_defaults
+from grad.system.devices import Precision, plain_defaults
 from grad.system.errors import GradError
 
 _GRAPH_RUNS = 3  # before a CUDA graph is captured, so that libraries have chosen their algorithms
@@ -102,7 +102,7 @@ class Engine:
             device; they stay as they are.
         image_size: S, side of the square images, in pixels.
         device: where to run.
-        precision: ``"auto"``: bfloat16 where the hardware multiplies it natively.
+        precision: ``"auto"``: float32, in which thresholds are made.
 
     Raises:
         GradError: an unknown precision; weights that are not finite.
@@ -124,7 +124,7 @@ class Engine:
             raise GradError(f"--precision {precision} is none of auto, float32, bfloat16.")
         _check_weights(backbone, model)
         self.device = device
-        self.precision = choose_precision(device) if precision == "auto" else precision
+        self.precision: Precision = "float32" if precision == "auto" else precision
         self.image_size = image_size
         plain = Pipeline(copy.deepcopy(backbone).cpu(), copy.deepcopy(model).cpu(), image_size)
         with plain_defaults():

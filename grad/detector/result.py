@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch.nn.functional as F
@@ -31,6 +32,9 @@ class Result:
             cut into tiles (h, w), the image's own size.
         size: (h, w) of the image, upright, in pixels.
         limit: the threshold for images and map values; None where the model has none.
+        p_value: how seldom a good image is as odd: (1 + good images at least as odd) / (n + 1), of
+            the n good images that the threshold was made from; None where the model has none.
+        p_resolution: the smallest that ``p_value`` can be, 1 / (n + 1).
     """
 
     name: str
@@ -41,10 +45,17 @@ class Result:
     limit: Threshold | None = field(repr=False)
     item: Item = field(repr=False)
     decoded: Picture | None = field(default=None, repr=False)
+    p_value: float | None = None
+    p_resolution: float | None = None
+
+    @cached_property
+    def map_maximum(self) -> float:
+        """The largest value of the anomaly map."""
+        return float(self.anomaly_map.max())
 
     @property
     def threshold(self) -> float:
-        """Scores above are anomalous.
+        """Scores above are anomalous; so are images with a marked pixel.
 
         Raises:
             GradError: the model has no thresholds; so do ``value``, ``is_anomalous``, ``mask``.
@@ -54,24 +65,26 @@ class Result:
     @property
     def value(self) -> float:
         """The calibrated score: 0.1 for a typical good image, 0.5 at the threshold, below 1."""
-        limit = self._limit()
-        return calibrated(self.score, limit.image_typical, limit.image)
+        return self._limit().value(self.score, self.map_maximum)
 
     @property
     def is_anomalous(self) -> bool:
-        """The verdict."""
-        return self.score > self._limit().image
+        """The verdict: whether score or map are above their threshold."""
+        return self._limit().is_anomalous(self.score, self.map_maximum)
 
     @property
     def mask(self) -> Tensor:
-        """Where the map is above its threshold; bool, of the anomaly map's shape."""
-        return self.anomaly_map > self._limit().pixel
+        """Which pixels are marked, some in anomalous images and none in others.
+
+        Bool, of the anomaly map's shape.
+        """
+        return self.anomaly_map > self._limit().pixel_level(self.score, self.map_maximum)
 
     def mask_of_image(self) -> Tensor:
         """The mask in the image's own size: (h, w) bool, from the map resized bilinearly."""
-        limit, values = self._limit(), self.anomaly_map[None, None]
-        resized = F.interpolate(values, size=self.size, mode="bilinear")[0, 0]
-        return resized > limit.pixel
+        level = self._limit().pixel_level(self.score, self.map_maximum)
+        values = self.anomaly_map[None, None]
+        return F.interpolate(values, size=self.size, mode="bilinear")[0, 0] > level
 
     @property
     def picture(self) -> Picture:
@@ -119,7 +132,9 @@ class Result:
             "value": self.value if known else None,
             "threshold": self.threshold if known else None,
             "is_anomalous": self.is_anomalous if known else None,
-            "map_maximum": float(self.anomaly_map.max()),
+            "p_value": self.p_value,
+            "p_resolution": self.p_resolution,
+            "map_maximum": self.map_maximum,
             "width": self.size[1],
             "height": self.size[0],
         }

@@ -26,8 +26,10 @@ class EvaluateOptions:
         None, "Folder of test images, as for training; none: what the run has stored of its own."
     )
     classes: str | None = option(None, "Classes of --data to take, as NAME,NAME; none: all.")
-    false_alarm_rate: float | None = option(
-        None, "Thresholds for this share of good images called anomalous; none: as they are."
+    false_alarm_rate: float | Literal["auto"] | None = option(
+        None,
+        "Thresholds for this share of good images called anomalous; auto: what the images of a "
+        "class support, 0.01 to 0.05; none: as they are.",
     )
     threshold: Literal["good", "f1"] | float | None = option(
         None,

@@ -29,7 +29,7 @@ from grad.report.console import show_thresholds
 from grad.report.contents import About
 from grad.report.results import Results, test_settings, write_metrics
 from grad.report.write import update_report
-from grad.score.dataset import trained_scores
+from grad.score.dataset import good_scores, left_out_scores
 from grad.score.records import read_records
 from grad.score.rules import choose_thresholds
 from grad.score.thresholds import Calibration, calibrate
@@ -207,9 +207,14 @@ def _calibrate(
             f"--data {options.data} has no good training images of its classes to make some from."
         )
     features = _features(good, loaded, options, console)
-    info = loaded.info
-    scores, maxima = trained_scores(loaded.model, features, info.image_size, info.classes, console)
-    return calibrate(scores, maxima, dict.fromkeys(scores, "training"))
+    model, info = loaded.model, loaded.info
+    if model.statistics is None:
+        scores, maxima = good_scores(model, features, info.image_size, console)
+        return calibrate(scores, maxima, dict.fromkeys(scores, "training"), "auto")
+    scores, maxima = left_out_scores(
+        model, features, info.image_size, info.classes, console=console
+    )
+    return calibrate(scores, maxima, dict.fromkeys(scores, "folds"), "auto")
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:

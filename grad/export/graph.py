@@ -76,6 +76,9 @@ class ExportGraph(nn.Module):
     windows: Tensor
     typical: Tensor
     threshold: Tensor
+    pixel_typical: Tensor
+    pixel: Tensor
+    joint: Tensor
 
     def __init__(
         self,
@@ -98,6 +101,9 @@ class ExportGraph(nn.Module):
         thresholds = [column.threshold for column in columns]
         self.register_buffer("typical", torch.tensor([t.image_typical for t in thresholds]))
         self.register_buffer("threshold", torch.tensor([t.image for t in thresholds]))
+        self.register_buffer("pixel", torch.tensor([t.pixel for t in thresholds]))
+        self.register_buffer("pixel_typical", torch.tensor([t.pixel_typical for t in thresholds]))
+        self.register_buffer("joint", torch.tensor([float(t.joint) for t in thresholds]))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Verdicts on a batch of images, all of one size.
@@ -109,15 +115,20 @@ class ExportGraph(nn.Module):
         Returns:
             anomaly_map, (B, S, S) float32: the raw map; score, (B,) float32: the raw image score;
             value, (B, T) float32: the score on the scale of each of the T thresholds, 0.5 there;
-            is_anomalous, (B, T) bool: whether the score is above the threshold.
+            is_anomalous, (B, T) bool: whether the score, or any value of the map, is above its
+            threshold.
         """
         if self.resize == "graph":
             images = resize(images, self.image_size) / 255.0
         _, distances = self.model.loss_and_score(self.backbone(images))  # (B, H, W)
         anomaly_map = F.linear(self.rows_up @ distances, self.columns_up)
         score = F.linear(self.windows @ anomaly_map, self.windows).amax(dim=(1, 2))
-        value: Tensor = calibrated(score[:, None], self.typical, self.threshold)  # type: ignore[arg-type]
-        return anomaly_map, score, value, score[:, None] > self.threshold
+        of_score = calibrated(score[:, None], self.typical, self.threshold)  # type: ignore[arg-type]
+        maximum = anomaly_map.amax(dim=(1, 2))[:, None]
+        of_map = calibrated(maximum, self.pixel_typical, self.pixel)  # type: ignore[arg-type]
+        value = torch.maximum(of_score, self.joint * of_map)
+        is_anomalous = (score[:, None] > self.threshold) | (self.joint * maximum > self.pixel)
+        return anomaly_map, score, value, is_anomalous
 
 
 def trace(graph: ExportGraph, batch: int | None = None) -> ExportedProgram:

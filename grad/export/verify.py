@@ -15,7 +15,7 @@ from grad.data.picture import Picture, as_floats, collate
 from grad.data.sources import Item
 from grad.export.formats.base import Runner
 from grad.export.graph import Resize
-from grad.score.thresholds import Threshold, calibrated
+from grad.score.thresholds import Threshold
 from grad.system.errors import GradError
 
 # Of the smallest pixel threshold for maps, of the smallest image threshold for scores, of the whole
@@ -193,9 +193,10 @@ def _compare(
     """Take up the detector's maps and scores, and a file's outputs, for the images of a batch."""
     pixel_unit = min(threshold.pixel for threshold in thresholds)
     image_unit = min(threshold.image for threshold in thresholds)
-    values = [calibrated(scores, t.image_typical, t.image).numpy() for t in thresholds]
-    decisions = [(scores > t.image).numpy() for t in thresholds]
-    expected = (maps, scores.numpy(), np.stack(values, axis=1), np.stack(decisions, axis=1))
+    pairs = list(zip(scores.tolist(), maps.max(axis=(1, 2)).tolist(), strict=True))
+    values = np.array([[t.value(*pair) for t in thresholds] for pair in pairs], np.float32)
+    decisions = np.array([[t.is_anomalous(*pair) for t in thresholds] for pair in pairs])
+    expected = (maps, scores.numpy(), values, decisions)
     for index, name in enumerate(names):
         (m, s, v, d), (m_, s_, v_, d_) = ([o[index] for o in each] for each in (expected, outputs))
         different = int((d != d_).sum())

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from grad.data.samples import hold_out
+from grad.data.samples import Sample, hold_out
 from grad.features.features import Features
 
-Source = Literal["held out", "validation", "training"]
-"""Where the good images of a class that thresholds are made from came from."""
+Source = Literal["folds", "held out", "validation", "training"]
+"""Where the good images of a class that thresholds are made from came from.
+
+``"folds"``: all were trained on, but each was scored by a model or by statistics that did not know
+it; ``"training"``: the model knew them.
+"""
+
+_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -20,8 +27,7 @@ class TrainingSplit:
 
     Attributes:
         training: to learn from.
-        calibration: to make thresholds from; of a class with few images those that are learned from
-            as well.
+        calibration: to make thresholds from; of a class without images apart, none.
         sources: where the images of each class for thresholds came from.
     """
 
@@ -45,8 +51,6 @@ class TrainingSplit:
 
     def further_images(self, name: str) -> int:
         """How many images of a class serve for thresholds alone."""
-        if self.sources[name] == "training":
-            return 0
         return sum(sample.class_name == name for sample in self.calibration.samples)
 
     def of_classes(self, names: Sequence[str]) -> TrainingSplit:
@@ -59,21 +63,60 @@ class TrainingSplit:
         )
 
 
-def split_training(train: Features, validation: Features, share: float, seed: int) -> TrainingSplit:
+def split_training(
+    train: Features, validation: Features, share: float, seed: int, groups: str | None = None
+) -> TrainingSplit:
     """Decide what each good image is for.
 
     Args:
         train: training images.
         validation: further good images of every class, or none at all.
-        share: of each class's training images to hold out where there are no further ones; classes
-            with too few images (:func:`grad.data.samples.held_out_count`) use the training images.
+        share: of each class's training images to hold out where there are no further ones; 0, and
+            in classes with too few images (:func:`grad.data.samples.held_out_count`): all are
+            learned from, and folds of them make the thresholds.
         seed: of the choice.
+        groups: which images are left out together, see :func:`fold_images`.
     """
     names = sorted({sample.class_name for sample in train.samples})
     if len(validation):
         return TrainingSplit(train, validation, dict.fromkeys(names, "validation"))
     rest, held = hold_out(train.samples, share, seed)
-    sources: dict[str, Source] = dict.fromkeys(names, "training")
+    sources: dict[str, Source] = dict.fromkeys(names, "folds")
     sources |= dict.fromkeys((train.samples[i].class_name for i in held), "held out")
-    again = [i for i in rest if sources[train.samples[i].class_name] == "training"]
-    return TrainingSplit(train.subset(rest), train.subset(sorted(held + again)), sources)
+    for name in names:
+        mine = [sample for sample in train.samples if sample.class_name == name]
+        if sources[name] == "folds" and len(fold_images(mine, groups)) == 1:
+            sources[name] = "training"
+    return TrainingSplit(train.subset(rest), train.subset(held), sources)
+
+
+def fold_images(
+    samples: Sequence[Sample], groups: str | None = None, count: int = _FOLDS
+) -> list[list[int]]:
+    """Parts of the images of a class, which are left out one after the other.
+
+    Args:
+        samples: of one class, at least one.
+        groups: a regular expression; paths in which it matches the same text (its first group,
+            where it has one) are of one group, which is not divided. Each path where it matches
+            nothing is a group of its own. None: no image belongs to another.
+        count: how many parts at most.
+
+    Returns:
+        Indices of each part, every index in one of them, all of about the same size; a single one
+        where there is a single group.
+    """
+    members: dict[str, list[int]] = {}
+    for index, sample in enumerate(samples):
+        members.setdefault(_group(sample.path, groups), []).append(index)
+    parts: list[list[int]] = [[] for _ in range(min(count, len(members)))]
+    for together in sorted(members.values(), key=len, reverse=True):  # stable, so as they come
+        min(parts, key=len).extend(together)
+    return [sorted(part) for part in parts]
+
+
+def _group(path: Path, groups: str | None) -> str:
+    found = None if groups is None else re.search(groups, path.as_posix())
+    if found is None:
+        return path.as_posix()
+    return found[1] if found.re.groups and found[1] is not None else found[0]

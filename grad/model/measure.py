@@ -19,7 +19,6 @@ Predict = Callable[[Tensor], Tensor]
 Values = Callable[[Features], Iterator[Tensor]]
 
 _BATCH = 16  # images measured at once
-_PARTS = 5  # of a class's images, that are left out one after the other
 _SMALLEST = 1e-6  # deviation below which a channel counts as constant
 
 
@@ -48,26 +47,29 @@ def measure_residuals(statistics: Statistics, predict: Predict, features: Featur
 
 
 def leaving_out(
-    statistics: Statistics, predict: Predict, features: Features, kind: int
+    statistics: Statistics,
+    predict: Predict,
+    features: Features,
+    kind: int,
+    folds: Sequence[Sequence[int]],
 ) -> Iterator[Sequence[int]]:
-    """Measure a class without some of its images: a fifth of them after the other.
+    """Measure a class without some of its images: one fold of them after the other.
 
-    A Gaussian of few images knows these too well. With the fifth left out it meets them as it
-    would meet new ones. At the end everything is as it was before.
+    A Gaussian of few images knows these too well. With a fold left out it meets them as it would
+    meet new ones. At the end everything is as it was before.
 
     Args:
         predict: as in :func:`measure_residuals`.
         features: of those images of the class that it was measured on.
         kind: which class, from 0 to G - 1.
+        folds: parts of the images by index (:func:`grad.features.split.fold_images`).
 
     Yields:
         Which images, by index, the Gaussians of the class do not know until the next answer.
-        A single image can't be left out.
+        A single fold can't be left out.
     """
-    images = range(len(features))
-    parts = min(_PARTS, len(images))
-    if parts == 1:
-        yield images
+    if len(folds) == 1:
+        yield folds[0]
         return
     tiles = features.tiles()
     some = tiles.subset(chosen(len(tiles)))
@@ -77,8 +79,7 @@ def leaving_out(
     ]
     before = [[part.clone() for part in places.of_class(kind)] for places, _ in measured]
     try:
-        for part in range(parts):
-            left = images[part::parts]
+        for left in folds:
             without = {features.samples[i].path for i in left}
             rest = [i for i, sample in enumerate(some.samples) if sample.path not in without]
             for places, values in measured:

@@ -62,7 +62,7 @@ class PredictOptions:
     workers: int | None = option(None, "Threads that decode images; none: one a core, at most 8.")
     device: str = option("auto", "cpu, cuda, cuda:1, ...; auto: cuda where there is one.")
     precision: Literal["auto", "float32", "bfloat16"] = option(
-        "auto", "Of the networks; auto: bfloat16 where the hardware has it."
+        "auto", "Of the networks; auto: float32, as thresholds are made; bfloat16 is quicker."
     )
     strict: bool = option(False, "Stop at images that can't be read, not leave them out.")
 

@@ -31,6 +31,8 @@ _COLUMNS = (
     "value",
     "threshold",
     "is_anomalous",
+    "p_value",
+    "p_resolution",
     "map_maximum",
     "width",
     "height",

@@ -10,7 +10,12 @@ from rich.table import Table
 
 from grad.score.metrics.classes import METRICS
 
-_SOURCES = {"held out": "held out", "validation": "validation", "training": "trained on"}
+_SOURCES = {
+    "folds": "in folds",
+    "held out": "held out",
+    "validation": "validation",
+    "training": "trained on",
+}
 _HEADINGS = {
     "image_auroc": "image\nAUROC",
     "image_ap": "\nAP",
@@ -39,28 +44,25 @@ def _cell(value: float | None) -> str:
 
 
 def verdict_table(section: Mapping[str, Any]) -> Table:
-    """A row a class: threshold, defects found, good images called anomalous."""
+    """A row a class: threshold, its rate, defects found, good images called anomalous."""
     title = {
-        "good": "Thresholds for a false-alarm rate of {:.2%}",
+        "good": f"Thresholds for {_asked(section['asked_rate'])}",
         "f1": "Thresholds where F1 of the test images is largest",
         "fixed": "Thresholds as given",
     }[section["method"]]
-    table = Table(
-        title=title.format(section["asked_rate"]),
-        title_justify="left",
-        show_footer=len(section["classes"]) > 1,
-    )
+    table = Table(title=title, title_justify="left", show_footer=len(section["classes"]) > 1)
     every = section["all"]["counts"]
-    table.add_column("class", footer="all")
+    table.add_column("class", footer="all", no_wrap=True)
+    table.add_column("found", footer=_found(every), justify="right")
+    table.add_column("false\nalarms", footer=_alarms(every), justify="right")
     table.add_column("threshold", justify="right")
-    table.add_column("defects found", footer=_found(every), justify="right")
-    table.add_column("false alarms", footer=_alarms(every), justify="right")
-    table.add_column("good images", justify="right")
+    table.add_column("asked for\nand likely", justify="right")
+    table.add_column("made from\nimages", justify="right")
     for name, row in section["classes"].items():
         table.add_row(name, *_cells(row))
     if section["unknown"]:
         table.add_section()
-        table.add_row("class not stated", *_cells(section["unknown"]))
+        table.add_row("not stated", *_cells(section["unknown"]))
     return table
 
 
@@ -71,11 +73,23 @@ def show_thresholds(section: Mapping[str, Any], console: Console) -> None:
         console.print(text, style="yellow", markup=False, highlight=False)
 
 
+def _asked(rate: float | str | None) -> str:
+    if isinstance(rate, float):
+        return f"a false-alarm rate of {rate:.2%}"
+    return "the false-alarm rates that the good images support"
+
+
 def _cautions(section: Mapping[str, Any]) -> Iterator[str]:
-    rate, rows = section["asked_rate"], section["classes"]
+    rows = section["classes"]
     new = [name for name, row in rows.items() if row["source"] is None]
     if new:
         yield f"Not trained on, so judged by the threshold for unknown classes: {', '.join(new)}."
+    blind = [name for name, row in rows.items() if row["recall"] == 0]
+    if blind:
+        yield (
+            f"No defect of {', '.join(blind)} is found. Try --tile for small defects, a larger "
+            "--image-size, another --preset, or more good images."
+        )
     if section["method"] == "f1":
         yield "The test images made these thresholds: they are no test of them any more."
     if section["method"] != "good":
@@ -84,35 +98,44 @@ def _cautions(section: Mapping[str, Any]) -> Iterator[str]:
     few = [
         f"{name} {1 / (row['images'] + 1):.2%}"
         for name, row in rows.items()
-        if row["source"] in ("held out", "validation") and row["images"] + 1 < 1 / rate
+        if row["source"] not in (None, "training") and row.get("interval") is None
     ]
     if few:
         yield (
-            f"Too few good images for {rate:.2%} by rank alone, which they support from here on: "
-            f"{', '.join(few)}. Their thresholds are fitted to the scores of the images trained "
-            "on, corrected by the others; metrics.json says from how many. More good images find "
-            "more defects; so does a higher rate: grad evaluate MODEL --false-alarm-rate 0.1."
+            "Fitted, as the rate is finer than the good images tell by rank, which they do from "
+            f"here on: {', '.join(few)}. More good images make it surer; --false-alarm-rate auto "
+            "asks for no more than they tell."
         )
     if trained:
         yield (
-            f"No image of {', '.join(trained)} was kept out of training: new ones may score "
-            f"higher, so that there are more false alarms than {rate:.2%}."
+            f"The model knew the good images of {', '.join(trained)}: new ones may score higher, "
+            "so that there are more false alarms than asked for."
         )
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def _cells(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
     counts = row["counts"]
     made = " ".join([str(row["images"]), _SOURCES.get(row.get("source", ""), "images")])
-    return f"{row['image']:.4g}", _found(counts), _alarms(counts), made
+    return _found(counts), _alarms(counts), f"{row['image']:.4g}", _interval(row), made
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    """The rate that was asked for, and where that on further good images lies."""
+    rate, interval = row.get("rate"), row.get("interval")
+    if rate is None:
+        return "-"
+    if interval is None:
+        return f"{rate:.1%}\nfitted"
+    return f"{rate:.1%}\n{interval[0]:.1%} to {interval[1]:.1%}"
 
 
 def _found(counts: Mapping[str, int]) -> str:
     found, missed = counts["true_positives"], counts["false_negatives"]
     every = found + missed
-    return f"{found} of {every}, {found / every:.0%}" if every else "-"
+    return f"{found} of {every}\n{found / every:.0%}" if every else "-"
 
 
 def _alarms(counts: Mapping[str, int]) -> str:
     alarms, quiet = counts["false_positives"], counts["true_negatives"]
     every = alarms + quiet
-    return f"{alarms} of {every}, {alarms / every:.1%}" if every else "-"
+    return f"{alarms} of {every}\n{alarms / every:.1%}" if every else "-"

@@ -49,6 +49,7 @@ class Shown:
 
     sample: Sample
     score: float
+    maximum: float
     heat: Heat
 
 
@@ -88,8 +89,11 @@ class Gallery:
             anomaly_maps: (B, h, w).
         """
         heats = _small_maps(anomaly_maps)
-        for sample, score, heat in zip(samples, image_scores.tolist(), heats, strict=True):
-            self._keep(Shown(sample, score, _encode_heat(heat)))
+        maxima = anomaly_maps.amax(dim=(1, 2)).tolist()
+        for sample, score, maximum, heat in zip(
+            samples, image_scores.tolist(), maxima, heats, strict=True
+        ):
+            self._keep(Shown(sample, score, maximum, _encode_heat(heat)))
 
     def merge(self, other: Gallery) -> None:
         """Offers what another gallery kept, such as another process's."""

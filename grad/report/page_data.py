@@ -75,6 +75,7 @@ def _threshold(known: Mapping[str, Any]) -> dict[str, Any]:
         "pixel": known["pixel"],
         "pixelTypical": known["pixel_typical"],
         "images": known["images"],
+        "joint": known.get("joint", False),
     }
 
 
@@ -109,6 +110,7 @@ def _image(picture: Thumbnail, index: Mapping[str, int]) -> dict[str, Any]:
         "defect": shown.sample.defect,
         "anomalous": shown.sample.anomalous,
         "score": shown.score,
+        "maximum": shown.maximum,
         "thumbnail": picture.thumbnail,
         "heat": picture.heat,
         "low": _short(shown.heat.low),

@@ -165,8 +165,7 @@ def thresholds_text(metrics: Mapping[str, Any]) -> dict[str, Any]:
         text = f"threshold {unknown['image']:.4g}, {unknown['note']}"
         notes.setdefault(text, []).append("images of no stated class")
     made = {
-        "good": f"Made from good images alone, for {100 * (section['asked_rate'] or 0):.3g} % "
-        "false alarms.",
+        "good": f"Made from good images alone, for {_rate(section['asked_rate'])} false alarms.",
         "f1": "Each threshold is where F1 on the test images is largest.",
         "fixed": "The threshold was given as a number.",
     }
@@ -176,6 +175,11 @@ def thresholds_text(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "column": "calibrated",
         "notes": [f"{', '.join(names)}: {note}" for note, names in notes.items()],
     }
+
+
+def _rate(asked: float | str | None) -> str:
+    """A false-alarm rate as it was asked for."""
+    return f"{100 * asked:.3g} %" if isinstance(asked, float) else "the share that they support of"
 
 
 def gallery_note(shown: int, images: int) -> str:

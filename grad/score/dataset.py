@@ -15,6 +15,7 @@ from grad.data.mosaic import Mosaic
 from grad.data.samples import Sample
 from grad.data.tiling import Tiling
 from grad.features.features import Features
+from grad.features.split import fold_images
 from grad.model.grad import GRAD
 from grad.model.measure import leaving_out
 from grad.score.anomaly_map import anomaly_map, finish_blended, image_score, upsample
@@ -150,33 +151,36 @@ def good_scores(
         return _by_class(_good_scores(model, features, image_size, progress))
 
 
-def trained_scores(
+def left_out_scores(
     model: GRAD,
     features: Features,
     image_size: int,
     classes: Sequence[str],
+    groups: str | None = None,
     console: Console | None = None,
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """:func:`good_scores` of the images that a model was trained on.
+    """:func:`good_scores` of images trained on, each by statistics that were measured without it.
 
-    Where it has statistics, each image is scored by Gaussians that were not measured on it
-    (:func:`grad.model.measure.leaving_out`), so that it scores much as a new one would.
+    So each image scores much as a new one would (:func:`grad.model.measure.leaving_out`).
 
     Args:
-        model: as it was trained.
+        model: as it was trained, with statistics.
         features: of images that it was trained on.
         image_size: side of the anomaly maps, in pixels.
         classes: all that it was trained on.
+        groups: which images belong together (:func:`grad.features.split.fold_images`).
         console: where progress goes; None for silence.
     """
-    if model.statistics is None:
-        return good_scores(model, features, image_size, console)
+    assert model.statistics is not None
     model.eval()
     found: list[tuple[str, float, float]] = []
     with Progress(console, "thresholds", len(features)) as progress:
         for kind, name in enumerate(sorted(classes)):
             mine = features.of_classes([name])
-            for left in leaving_out(model.statistics, model, mine, kind) if len(mine) else ():
+            if not len(mine):
+                continue
+            folds = fold_images(mine.samples, groups)
+            for left in leaving_out(model.statistics, model, mine, kind, folds):
                 found += _good_scores(model, mine.subset(left), image_size, progress)
     return _by_class(found)
 

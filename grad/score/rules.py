@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from grad.score.rates import Rate
 from grad.score.records import ImageRecord
 from grad.score.thresholds import Calibration, Threshold, fixed_pair
 
@@ -16,7 +17,7 @@ def choose_thresholds(
     calibration: Calibration,
     records: Sequence[ImageRecord],
     threshold: Literal["good", "f1"] | float | None,
-    false_alarm_rate: float | None = None,
+    false_alarm_rate: Rate | None = None,
 ) -> Calibration:
     """Thresholds as they are asked for.
 

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from grad.features.split import Source
-from grad.score.false_alarms import GoodScores, Scale
-from grad.score.rates import DEFAULT_RATE, check_rate
+from grad.score.false_alarms import GoodScores
+from grad.score.rates import DEFAULT_RATE, Rate, check_rate, supported_rate
 from grad.system.errors import GradError
 
 Method = Literal["good", "f1", "fixed"]
 ByClass = Mapping[str, Sequence[float]]
 
 _SOURCES: dict[Source, str] = {
+    "folds": "scored by a model that did not know them",
     "held out": "held out of training",
     "validation": "given by --validation",
     "training": "trained on",
@@ -37,6 +39,9 @@ _Number = TypeVar("_Number", float, Tensor)
 class Threshold:
     """Where normal ends, for one class or for images of unknown class.
 
+    Where ``joint`` is true an image is anomalous if its score or any pixel is above its threshold;
+    otherwise its score decides alone. Pixels are marked in anomalous images only, and some in each.
+
     Attributes:
         image: image scores above are anomalous.
         pixel: anomaly map values above are marked.
@@ -44,6 +49,10 @@ class Threshold:
         pixel_typical: median of the largest map value of each good image; below ``pixel``.
         images: good images that it was made from.
         note: how it was made, and whether the images were too few for the rate.
+        joint: whether both thresholds together keep the false-alarm rate.
+        rate: the false-alarm rate that it was made for; None where there is no such.
+        interval: within which the rate on further good images lies in nine cases of ten; None where
+            it was not made by rank.
     """
 
     image: float
@@ -52,6 +61,9 @@ class Threshold:
     pixel_typical: float
     images: int
     note: str
+    joint: bool = False
+    rate: float | None = None
+    interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for typical, threshold in (
@@ -60,6 +72,33 @@ class Threshold:
         ):
             if not (math.isfinite(typical) and math.isfinite(threshold) and typical < threshold):
                 raise ValueError(f"threshold {threshold} is not above the typical {typical}")
+
+    def is_anomalous(self, score: float, maximum: float) -> bool:
+        """The verdict on an image.
+
+        Args:
+            score: its image score.
+            maximum: the largest value of its anomaly map.
+        """
+        return score > self.image or (self.joint and maximum > self.pixel)
+
+    def value(self, score: float, maximum: float) -> float:
+        """The calibrated score, which is above 0.5 in anomalous images; arguments as above."""
+        of_score = calibrated(score, self.image_typical, self.image)
+        if not self.joint:
+            return of_score
+        return max(of_score, calibrated(maximum, self.pixel_typical, self.pixel))
+
+    def pixel_level(self, score: float, maximum: float) -> float:
+        """Above which map values of an image are marked; arguments as above.
+
+        None is in an image that is good. In an anomalous one it is the pixel threshold or, where no
+        pixel reaches that, the image threshold: a score is a mean of map values, so that some lie
+        above it.
+        """
+        if not self.is_anomalous(score, maximum):
+            return math.inf
+        return self.pixel if maximum > self.pixel else self.image
 
 
 @dataclass(frozen=True)
@@ -77,19 +116,15 @@ class Calibration:
         good_scores: image scores of the good images of each class.
         good_maxima: largest anomaly map values of the same images.
         sources: where the good images of each class came from.
-        image_scales: of the image scores of the images that were trained on, by class.
-        pixel_scales: of their largest map values.
     """
 
     method: Method
-    false_alarm_rate: float
+    false_alarm_rate: Rate
     classes: dict[str, Threshold]
     unknown: Threshold
     good_scores: dict[str, tuple[float, ...]]
     good_maxima: dict[str, tuple[float, ...]]
     sources: dict[str, Source]
-    image_scales: dict[str, Scale]
-    pixel_scales: dict[str, Scale]
 
     def threshold(self, class_name: str | None) -> Threshold:
         """The threshold for images of a class; ``unknown`` for None and other names.
@@ -100,41 +135,55 @@ class Calibration:
             return next(iter(self.classes.values()))
         return self.classes.get(class_name or "", self.unknown)
 
-    def at_rate(self, false_alarm_rate: float) -> Calibration:
+    def p_value(self, score: float, maximum: float, class_name: str | None) -> tuple[float, float]:
+        """How seldom a good image is as odd as one image.
+
+        Args:
+            score: its image score.
+            maximum: the largest value of its anomaly map.
+            class_name: as for :meth:`threshold`.
+
+        Returns:
+            (1 + good images at least as odd) / (n + 1), of n good images of the class, or of all
+            classes; and its resolution, 1 / (n + 1), which is the smallest that it can be.
+        """
+        good = self._known.get(class_name or "", self._known_together)
+        return good.p_value(score, maximum), 1 / (good.images + 1)
+
+    def at_rate(self, false_alarm_rate: Rate) -> Calibration:
         """Thresholds from the same good images at another false-alarm rate.
 
         Raises:
             GradError: the rate is not between 0 and 1.
         """
         check_rate(false_alarm_rate)
-        unseen = [name for name, source in self.sources.items() if source != "training"]
-        image = GoodScores(self.image_scales, {name: self.good_scores[name] for name in unseen})
-        pixel = GoodScores(self.pixel_scales, {name: self.good_maxima[name] for name in unseen})
-
-        def threshold(names: Sequence[str]) -> Threshold:
-            image_limit, by_rank = image.limit(names, false_alarm_rate)
-            pixel_limit, _ = pixel.limit(names, false_alarm_rate)
-            image_limit, image_typical = _pair(image_limit, _median(self.good_scores, names))
-            pixel_limit, pixel_typical = _pair(pixel_limit, _median(self.good_maxima, names))
-            count = sum(len(self.good_scores[name]) for name in names)
-            note = self._note(names, false_alarm_rate, by_rank)
-            return Threshold(image_limit, pixel_limit, image_typical, pixel_typical, count, note)
-
+        classes = {
+            name: self._threshold([name], good, false_alarm_rate)
+            for name, good in self._known.items()
+        }
         return replace(
             self,
             method="good",
             false_alarm_rate=false_alarm_rate,
-            classes={name: threshold([name]) for name in sorted(self.good_scores)},
-            unknown=threshold(sorted(self.good_scores)),
+            classes=classes,
+            unknown=self._threshold(list(classes), self._known_together, false_alarm_rate),
         )
 
     def fixed(self, image: float) -> Calibration:
-        """The same image threshold for all classes; thresholds of pixels stay."""
+        """The same image threshold for all classes, which decides alone; those of pixels stay."""
 
         def given(limit: Threshold) -> Threshold:
             threshold, typical = fixed_pair(image, limit.image_typical)
             note = f"image threshold given as {image:g}; pixels: {limit.note}"
-            return replace(limit, image=threshold, image_typical=typical, note=note)
+            return replace(
+                limit,
+                image=threshold,
+                image_typical=typical,
+                note=note,
+                joint=False,
+                rate=None,
+                interval=None,
+            )
 
         classes = {name: given(limit) for name, limit in self.classes.items()}
         return replace(self, method="fixed", classes=classes, unknown=given(self.unknown))
@@ -144,42 +193,68 @@ class Calibration:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> Calibration:
+    def from_json(cls, values: Mapping[str, Any]) -> Calibration:
         """The opposite of :meth:`to_json`.
+
+        Of a calibration that an earlier version wrote, what this one does not use is left out; its
+        thresholds stay as they were.
 
         Raises:
             KeyError, TypeError, ValueError: something is missing or of the wrong kind.
         """
-        fields = dict(fields)
-        fields["classes"] = {name: Threshold(**t) for name, t in fields["classes"].items()}
-        fields["unknown"] = Threshold(**fields["unknown"])
+        known = {field.name: values[field.name] for field in fields(cls)}
+        known["classes"] = {name: _threshold_of(t) for name, t in known["classes"].items()}
+        known["unknown"] = _threshold_of(known["unknown"])
         for key in ("good_scores", "good_maxima"):
-            fields[key] = {name: tuple(map(float, v)) for name, v in fields[key].items()}
-        for key in ("image_scales", "pixel_scales"):
-            fields[key] = {name: Scale(**scale) for name, scale in fields[key].items()}
-        return cls(**fields)
+            known[key] = {name: tuple(map(float, v)) for name, v in known[key].items()}
+        return cls(**known)
 
-    def _note(self, names: Sequence[str], rate: float, by_rank: bool) -> str:
-        unseen = [name for name in names if self.sources[name] != "training"]
-        count = sum(len(self.good_scores[name]) for name in unseen)
-        trained = _count(sum(self.image_scales[name].images for name in names), "image")
-        if not count:
-            return (
-                f"fitted to the {trained} trained on, as none was kept out of training; new ones "
-                f"may score higher, so that there are more false alarms than {rate:.2%}"
-            )
-        where = " or ".join(sorted({_SOURCES[self.sources[name]] for name in unseen}))
-        made = f"{_count(count, 'good image')} {where}"
-        if by_rank:
-            return f"rank among {made}, whatever the distribution"
-        lowest = 1 / (count + 1)
-        lack = f", too few for {rate:.2%} by rank (from {lowest:.2%} on)" if lowest > rate else ""
-        others = sum(len(v) for name, v in self.good_scores.items() if self._is_unseen(name))
-        how = "these" if others == count else f"these and {others - count} of other classes"
-        return f"{made}{lack}: fitted to the {trained} trained on, corrected by {how}"
+    @cached_property
+    def _known(self) -> dict[str, GoodScores]:
+        names = sorted(self.good_scores)
+        return {name: GoodScores(self.good_scores[name], self.good_maxima[name]) for name in names}
 
-    def _is_unseen(self, name: str) -> bool:
-        return self.sources[name] != "training"
+    @cached_property
+    def _known_together(self) -> GoodScores:
+        names = sorted(self.good_scores)
+        return GoodScores(
+            [score for name in names for score in self.good_scores[name]],
+            [maximum for name in names for maximum in self.good_maxima[name]],
+        )
+
+    def _threshold(self, names: Sequence[str], good: GoodScores, asked: Rate) -> Threshold:
+        rate = supported_rate(good.images) if asked == "auto" else asked
+        limit = good.limit(rate)
+        image, image_typical = _pair(limit.image, _median(self.good_scores, names))
+        pixel, pixel_typical = _pair(limit.pixel, _median(self.good_maxima, names))
+        return Threshold(
+            image,
+            pixel,
+            image_typical,
+            pixel_typical,
+            images=good.images,
+            note=self._note(names, good.images, rate, limit.interval),
+            joint=True,
+            rate=rate,
+            interval=limit.interval,
+        )
+
+    def _note(
+        self,
+        names: Sequence[str],
+        images: int,
+        rate: float,
+        interval: tuple[float, float] | None,
+    ) -> str:
+        where = " or ".join(sorted({_SOURCES[self.sources[name]] for name in names}))
+        made = f"{_count(images, 'good image')} {where}"
+        note = f"fitted to {made}, which tell rates from {1 / (images + 1):.2%} on by rank"
+        if interval is not None:
+            low, high = interval
+            note = f"rank among {made}: {low:.2%} to {high:.2%} false alarms, nine times of ten"
+        if any(self.sources[name] == "training" for name in names):
+            note += f"; new images may score higher, so that there are more than {rate:.2%}"
+        return note
 
 
 def calibrated(score: _Number, typical: float, threshold: float) -> _Number:
@@ -198,25 +273,22 @@ def calibrate(
     scores: ByClass,
     maxima: ByClass,
     sources: Mapping[str, Source],
-    false_alarm_rate: float = DEFAULT_RATE,
-    training: tuple[ByClass, ByClass] | None = None,
+    false_alarm_rate: Rate = DEFAULT_RATE,
 ) -> Calibration:
     """Thresholds from good images.
 
     Args:
-        scores: image scores of the good images of each class, at least one of each.
+        scores: image scores of the good images of each class, at least one of each, by a model
+            that did not know them.
         maxima: the largest anomaly map value of the same images.
         sources: where the images of each class came from.
         false_alarm_rate: share of good images that may be called anomalous.
-        training: scores and maxima of the images that the model was trained on, of all classes;
-            None where those above have to serve for them.
 
     Raises:
         GradError: the rate is not between 0 and 1; a class has no images, or scores that are not
             finite.
     """
-    trained = training or (scores, maxima)
-    for values in (scores, maxima, *trained):
+    for values in (scores, maxima):
         _check(values)
     nothing = Threshold(1.0, 1.0, 0.0, 0.0, 0, "")
     return Calibration(
@@ -227,9 +299,12 @@ def calibrate(
         good_scores={name: tuple(map(float, values)) for name, values in scores.items()},
         good_maxima={name: tuple(map(float, values)) for name, values in maxima.items()},
         sources=dict(sources),
-        image_scales={name: Scale.of(trained[0][name]) for name in scores},
-        pixel_scales={name: Scale.of(trained[1][name]) for name in scores},
     ).at_rate(false_alarm_rate)
+
+
+def _threshold_of(values: Mapping[str, Any]) -> Threshold:
+    interval = values.get("interval")
+    return Threshold(**{**values, "interval": None if interval is None else tuple(interval)})
 
 
 def _check(scores: ByClass) -> None:

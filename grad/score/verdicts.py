@@ -20,12 +20,12 @@ def judge(
         records: test images.
 
     Returns:
-        ``method`` and ``asked_rate`` (false-alarm rate asked for, None for F1); ``classes``: the
-        threshold of each class with ``source`` (where its good images came from; None for a class
-        that was not trained on), ``recall``, ``false_alarm_rate``, ``marked_rate`` (share of good
-        images with a marked pixel; None for each where there are no such images) and ``counts``;
-        ``all``: the same over all classes; ``unknown``: the threshold for images of unknown class
-        and what it does to all of them, None with several models or a single class.
+        ``method`` and ``asked_rate`` (false-alarm rate asked for, a number or "auto"; None where
+        none was); ``classes``: the threshold of each class with ``source`` (where its good images
+        came from; None for a class that was not trained on), ``recall``, ``false_alarm_rate`` (None
+        for each where there are no such images) and ``counts``; ``all``: the same over all
+        classes; ``unknown``: the threshold for images of unknown class and what it does to all of
+        them, None with several models or a single class.
     """
     first = next(iter(calibrations.values()))
     judged = {name: [r for r in records if r.class_name == name] for name in calibrations}
@@ -50,8 +50,7 @@ def judge(
 
 def _outcome(judged: Sequence[tuple[ImageRecord, Threshold]]) -> dict[str, Any]:
     """Rates and counts of images, each with the threshold that it is judged by."""
-    alarms = [(record.anomalous, record.score > limit.image) for record, limit in judged]
-    marked = sum(r.map_maximum > limit.pixel for r, limit in judged if not r.anomalous)
+    alarms = [(r.anomalous, limit.is_anomalous(r.score, r.map_maximum)) for r, limit in judged]
     counts = {
         "true_positives": alarms.count((True, True)),
         "false_negatives": alarms.count((True, False)),
@@ -63,6 +62,5 @@ def _outcome(judged: Sequence[tuple[ImageRecord, Threshold]]) -> dict[str, Any]:
     return {
         "recall": counts["true_positives"] / defects if defects else None,
         "false_alarm_rate": counts["false_positives"] / good if good else None,
-        "marked_rate": marked / good if good else None,
         "counts": counts,
     }

@@ -1,6 +1,6 @@
 """Serve a model: an inspection page and a REST end point.
 
-- ``python -m grad.serve runs/demo-grad-tiny``: at http://127.0.0.1:8000/, for this machine alone.
+- ``python -m grad.serve runs/demo-grad-plus``: at http://127.0.0.1:8000/, for this machine alone.
 - ``GRAD_TOKEN=WORD python -m grad.serve MODEL --host 0.0.0.0``: for the network, with a token.
 - ``curl --data-binary @part.png http://127.0.0.1:8000/predict``: the verdict as JSON.
 """

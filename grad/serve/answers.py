@@ -113,7 +113,9 @@ def describe(scorer: Scorer, settings: ServeSettings, name: str) -> Info:
         backbone=scorer.info.backbone,
         image_size=scorer.image_size,
         device=str(scorer.device),
-        false_alarm_rate=calibration.false_alarm_rate if calibration else None,
+        false_alarm_rate=None
+        if calibration is None or calibration.false_alarm_rate == "auto"
+        else calibration.false_alarm_rate,
         method=calibration.method if calibration else None,
         thresholds=_rows(calibration) if calibration else [],
         note=None if calibration else NO_CALIBRATION,
@@ -131,16 +133,17 @@ def judge(
     class_name: str | None,
     picture: Picture,
     score: float,
+    maximum: float,
 ) -> Prediction:
-    """The answer to an image, without pictures."""
+    """The answer to an image, without pictures; ``maximum`` is the largest value of its map."""
     row = calibration.threshold(class_name) if calibration else None
     return Prediction(
         name=name,
         class_name=class_name,
         score=score,
-        value=calibrated(score, row.image_typical, row.image) if row else None,
+        value=row.value(score, maximum) if row else None,
         threshold=row.image if row else None,
-        is_anomalous=score > row.image if row else None,
+        is_anomalous=row.is_anomalous(score, maximum) if row else None,
         width=picture.size[1],
         height=picture.size[0],
         note=None if row else NO_CALIBRATION,

@@ -163,7 +163,8 @@ class Inspector:
         self, name: str, picture: Picture, anomaly_map: Tensor, score: float, wanted: _Wanted
     ) -> Prediction:
         calibration = self.scorer.calibration
-        answer = answers.judge(calibration, name, wanted.class_name, picture, score)
+        maximum = float(anomaly_map.max())
+        answer = answers.judge(calibration, name, wanted.class_name, picture, score, maximum)
         if wanted.map:
             answer.map = answers.encode_map(anomaly_map)
         if wanted.overlay:

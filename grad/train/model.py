@@ -16,11 +16,14 @@ from grad.features.split import TrainingSplit
 from grad.model.grad import GRAD
 from grad.model.size import describe
 from grad.report.results import Results
-from grad.score.dataset import good_scores, trained_scores
+from grad.score.dataset import good_scores
 from grad.score.rules import choose_thresholds
 from grad.score.thresholds import Calibration, calibrate
 from grad.system import distributed
+from grad.system.progress import print_line
 from grad.system.run_folder import MODEL
+from grad.train.estimate import describe_training, training_seconds
+from grad.train.folds import fold_scores
 from grad.train.loop import Fit, fit
 from grad.train.plan import TrainPlan
 
@@ -49,7 +52,10 @@ class ModelTraining:
         torch.manual_seed(plan.options.seed)
         model = self._make_model().to(plan.device)
         self._announce(model, classes)
-        result = self._fit(model, split.training.tiles(), folder)
+        tiles = split.training.tiles()
+        if plan.options.resume is None:
+            self._say_what_it_takes(model, tiles)
+        result = self._fit(model, tiles, folder)
         if distributed.is_main():
             save_checkpoint(file, model, self.backbone, self._info(classes, result.epochs))
         if result.interrupted:
@@ -96,15 +102,25 @@ class ModelTraining:
         )
 
     def _calibrate(self, model: GRAD, split: TrainingSplit) -> Calibration:
-        """Thresholds; of classes that have no images for them alone from those trained on."""
-        side, console = self.plan.image_size, self.console
-        apart = [name for name, source in split.sources.items() if source != "training"]
-        calibration = split.calibration.of_classes(apart)
-        trained = trained_scores(model, split.training, side, split.classes, console)
-        good = good_scores(model, calibration, side, console)
-        scores, maxima = (own | new for own, new in zip(trained, good, strict=True))
-        rate = self.plan.options.false_alarm_rate
-        return calibrate(scores, maxima, split.sources, rate, trained)
+        """Thresholds from images kept apart; of classes without any, from folds of all others."""
+        plan, options = self.plan, self.plan.options
+        folded = [name for name, source in split.sources.items() if source in ("folds", "training")]
+        scores, maxima = good_scores(model, split.calibration, plan.image_size, self.console)
+        if folded:
+            of_folds = fold_scores(
+                model,
+                split.training,
+                plan.image_size,
+                plan.schedule(),
+                classes=split.classes,
+                groups=options.group,
+                seed=options.seed,
+                precision=plan.precision,
+                console=self.console,
+            )
+            for found, more in zip((scores, maxima), of_folds, strict=True):
+                found |= {name: more[name] for name in folded}
+        return calibrate(scores, maxima, split.sources, options.false_alarm_rate)
 
     def _info(self, classes: tuple[str, ...], epochs: int) -> ModelInfo:
         return ModelInfo.of(
@@ -125,6 +141,10 @@ class ModelTraining:
             highlight=False,
             markup=False,
         )
+
+    def _say_what_it_takes(self, model: GRAD, tiles: Features) -> None:
+        seconds = training_seconds(model, tiles, self.plan)
+        print_line(describe_training(self.plan, len(tiles), seconds), None, self.console)
 
     def _say_interrupted(self, result: Fit, file: Path) -> None:
         out = file.parent.parent if self.plan.options.separate else file.parent

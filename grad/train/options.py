@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 
 from grad.data.tiling import Tiling, tiling_of
 from grad.model.presets import JitterMode, Lookup, Parts, Preset, Refine
-from grad.score.rates import DEFAULT_RATE, check_rate, check_share
+from grad.score.rates import check_rate, check_share
 from grad.system.command_line import class_list, flag, given_options, key, option, parse_options
 from grad.system.errors import GradError, raise_once
 from grad.system.files import replacing
@@ -43,10 +44,16 @@ class TrainOptions:
         None, "File with the backbone's weights (safetensors or a state dict)."
     )
     preset: Preset | None = option(
-        None, "Size of the fusion network; none: grad, for the demo set grad-tiny."
+        None, "What kind of model; none: grad, on a CPU and for the demo set grad-plus."
     )
-    epochs: int | None = option(None, "How often each image is seen; none: 100, demo 40.")
-    batch_size: int | None = option(None, "Images in a training step; none: 64, demo 8.")
+    epochs: int | None = option(
+        None,
+        "How often each image is seen; none: 100, where grad-plus was chosen 8, or more for 400 "
+        "steps in all.",
+    )
+    batch_size: int | None = option(
+        None, "Images in a training step; none: 8 to 64, on a CPU to 16, by the number of images."
+    )
     balance: Literal["auto", "always", "never"] = option(
         "auto",
         "Draw images so that all classes are seen equally often, however many images each has; "
@@ -99,14 +106,22 @@ class TrainOptions:
     )
     workers: int | None = option(None, "Threads that decode images; none: one a core, at most 8.")
     calibration_share: float = option(
-        0.1, "Share of each class's good training images kept out of training, for thresholds."
+        0.0,
+        "Share of each class's good training images kept out of training, for thresholds; 0: all "
+        "train, and thresholds come from folds of them.",
     )
     validation: Path | None = option(
         None, "Folder of further good images for thresholds, DIR/CLASS; none: the share above."
     )
-    false_alarm_rate: float = option(
-        DEFAULT_RATE,
-        "Share of good images that may be called anomalous; thresholds follow from it.",
+    group: str | None = option(
+        None,
+        "Regular expression on image paths: images for which it matches the same text, such as a "
+        "roll or a day, are of one fold; none: each image may be of any.",
+    )
+    false_alarm_rate: float | Literal["auto"] = option(
+        "auto",
+        "Share of good images that may be called anomalous, by score or by a marked pixel; auto: "
+        "what the images of a class support, 0.01 to 0.05.",
     )
     threshold: Literal["good", "f1"] = option(
         "good", "Thresholds from good images, or where F1 of the test images is largest."
@@ -162,6 +177,8 @@ class TrainOptions:
         check_rate(self.false_alarm_rate)
         self.class_names()
         self.tiling()
+        if self.group is not None:
+            check_pattern(self.group)
         self.drop_epochs()
         if self.drops is not None and self.decay == "cosine":
             raise GradError("--drops is for --decay steps: leave one of them out.")
@@ -182,6 +199,16 @@ class TrainOptions:
     def tiling(self) -> Tiling | None:
         """``--tile`` and ``--overlap``; None for whole images."""
         return tiling_of(self.tile, self.overlap)
+
+
+def check_pattern(group: str) -> None:
+    """Raise a GradError for a regular expression that is none."""
+    try:
+        re.compile(group)
+    except re.error as error:
+        raise GradError(
+            f"--group {group!r} is no regular expression ({error}): give one such as 'roll-[0-9]+'."
+        ) from None
 
 
 def parse(arguments: Sequence[str] | None = None) -> TrainOptions:

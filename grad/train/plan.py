@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,12 @@ from grad.system.devices import Precision, choose_precision, default_workers
 from grad.train.options import TrainOptions
 from grad.train.schedule import Schedule
 
-# Without --data: what suits the demo set and two CPU cores. Options that were given win.
-_DEMO_DEFAULTS: dict[str, Any] = {"preset": "grad-tiny", "epochs": 40, "batch_size": 8}
-_DEFAULTS: dict[str, Any] = {"preset": "grad", "epochs": 100, "batch_size": 64}
+# What suits two CPU cores and, as it is small, the demo set; where there is a GPU, the paper's.
+_CPU_PRESET: Preset = "grad-plus"
+_CPU_STEPS, _CPU_EPOCHS, _CPU_BATCH = 400, 8, 16  # at least, at least, at most
+_PAPER_PRESET: Preset = "grad"
+_PAPER_EPOCHS, _PAPER_BATCH = 100, 64
+_SMALLEST_BATCH, _STEPS_OF_AN_EPOCH = 8, 32  # a smaller set has smaller batches
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class TrainPlan:
         precision: of training.
         workers: threads that decode images.
         cache: folder of features.
+        choice: which of preset and epochs were chosen here, and why, in words; "" where both were
+            given.
     """
 
     options: TrainOptions
@@ -52,6 +58,7 @@ class TrainPlan:
     precision: Precision
     workers: int
     cache: Path
+    choice: str = ""
 
     @property
     def row(self) -> PresetRow:
@@ -119,29 +126,63 @@ class TrainPlan:
         )
 
 
-def make_plan(options: TrainOptions, device: torch.device) -> TrainPlan:
-    """Decide what options leave open.
+def make_plan(options: TrainOptions, device: torch.device, images: int | None = None) -> TrainPlan:
+    """Decide what options leave open; what was given stays.
+
+    A CPU, and the demo set anywhere, get a preset that learns in few epochs, and as many of these
+    as give enough steps, so that small sets have more. A GPU gets the paper's preset and epochs;
+    a preset that was given by name gets the latter.
 
     Args:
         options: as given.
         device: where to compute.
+        images: good images to learn from; None: more than decide anything.
     """
-    defaults = _DEFAULTS if options.data is not None else _DEMO_DEFAULTS
-    preset: Preset = options.preset or defaults["preset"]
+    quick = device.type == "cpu" or options.data is None
+    preset: Preset = options.preset or (_CPU_PRESET if quick else _PAPER_PRESET)
+    batch_size = options.batch_size or _batch_size(images, _CPU_BATCH if quick else _PAPER_BATCH)
+    open_epochs = _PAPER_EPOCHS
+    if quick and options.preset is None:
+        open_epochs = _quick_epochs(images, batch_size)
     # Weights alone mean the default backbone.
     built_in = options.data is None and options.weights is None
     return TrainPlan(
         options=options,
         backbone=options.backbone or (BUILT_IN_BACKBONE if built_in else None),
         preset=preset,
-        epochs=options.epochs or defaults["epochs"],
-        batch_size=options.batch_size or defaults["batch_size"],
+        epochs=options.epochs or open_epochs,
+        batch_size=batch_size,
         image_size=options.image_size or PRESETS[preset].image_size,
         device=device,
         precision=choose_precision(device) if options.precision == "auto" else options.precision,
         workers=options.workers or default_workers(),
         cache=options.cache or default_cache(),
+        choice=_choice(options, preset, device),
     )
+
+
+def _batch_size(images: int | None, most: int) -> int:
+    """A power of two that gives an epoch enough steps, as far as the smallest batch allows."""
+    size = _SMALLEST_BATCH
+    while 2 * size <= most and (images is None or 2 * size * _STEPS_OF_AN_EPOCH <= images):
+        size *= 2
+    return size
+
+
+def _quick_epochs(images: int | None, batch_size: int) -> int:
+    if images is None:
+        return _CPU_EPOCHS
+    needed = math.ceil(_CPU_STEPS / max(1, math.ceil(images / batch_size)))
+    return min(max(needed, _CPU_EPOCHS), _PAPER_EPOCHS)
+
+
+def _choice(options: TrainOptions, preset: Preset, device: torch.device) -> str:
+    if options.preset is not None:
+        return "" if options.epochs else "the paper's epochs"
+    if preset == _PAPER_PRESET:
+        return "the paper's preset, as there is a GPU"
+    why = "as this is a CPU" if device.type == "cpu" else "for the demo set"
+    return f"a preset that learns in few epochs, {why}"
 
 
 def _absolute(path: Path | None) -> Path | None:

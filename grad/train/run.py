@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from grad.data.samples import Dataset
@@ -48,18 +49,17 @@ def run(options: TrainOptions, console: Console) -> Path:
         KeyboardInterrupt: Ctrl-C, after what could be saved was saved and announced.
     """
     device = raise_once(lambda: find_device(options.device))
-    plan = make_plan(options, device)
     with distributed.joined(device):
-        return _run(plan, console if distributed.is_main() else Console(quiet=True))
+        return _run(options, device, console if distributed.is_main() else Console(quiet=True))
 
 
-def _run(plan: TrainPlan, console: Console) -> Path:
+def _run(options: TrainOptions, device: torch.device, console: Console) -> Path:
     """``run`` in each of several processes, or in the only one."""
-    options = plan.options
-    if options.resume is not None and distributed.from_main(lambda: _has_ended(plan, console)):
+    if options.resume is not None and distributed.from_main(lambda: _has_ended(options, console)):
         return options.resume
     dataset, validation = distributed.from_main(lambda: find_images(options))
     show_dataset(dataset, console)
+    plan = make_plan(options, device, len(dataset.train))
     with _run_folder(plan, dataset) as out, deterministic(plan.device):
         backbone = _load_backbone(plan, console)
         if distributed.is_main():
@@ -70,7 +70,9 @@ def _run(plan: TrainPlan, console: Console) -> Path:
         )
         if distributed.is_main():
             remove_results(out)
-        split = split_training(train, further, options.calibration_share, options.seed)
+        split = split_training(
+            train, further, options.calibration_share, options.seed, options.group
+        )
         results = Results(exact=options.exact_metrics)
         training = ModelTraining(plan, backbone, results, console)
         for folder, classes in plan.models(dataset.classes, out):
@@ -83,14 +85,14 @@ def _run(plan: TrainPlan, console: Console) -> Path:
     return out
 
 
-def _has_ended(plan: TrainPlan, console: Console) -> bool:
+def _has_ended(options: TrainOptions, console: Console) -> bool:
     """Whether nothing is left to do for ``--resume``; says so."""
-    run = plan.options.resume
-    assert run is not None
-    if not is_complete(run.expanduser(), plan.epochs):
+    run, epochs = options.resume, options.epochs
+    assert run is not None and epochs is not None, "a run's own options leave nothing open"
+    if not is_complete(run.expanduser(), epochs):
         return False
     print_line(
-        f"{run} is complete: all {plan.epochs} epochs are trained and evaluated. "
+        f"{run} is complete: all {epochs} epochs are trained and evaluated. "
         "More --epochs would go on.",
         None,
         console,

@@ -9,8 +9,10 @@ from PIL import Image, PngImagePlugin
 
 import grad
 from grad.data.images import UnreadableImage, load_image
+from grad.detector.checkpoint import load_checkpoint
 from grad.detector.detector import Detector
-from grad.score.thresholds import calibrated
+from grad.detector.engine import Pipeline
+from grad.model.presets import PRESETS
 from grad.system.errors import GradError
 
 
@@ -28,6 +30,24 @@ def detector(run):
 def without_thresholds(tmp_path_factory):
     folder = make_run(tmp_path_factory.mktemp("run"), calibrated=False)
     return Detector.load(folder, device="cpu", precision="float32")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_scores_are_those_that_thresholds_are_made_from(preset, tmp_path):
+    """Whatever the machine multiplies fastest; thresholds come from a plain float32 model."""
+    run = make_run(tmp_path, preset=preset)
+    detector, loaded = Detector.load(run, device="cpu"), load_checkpoint(run)
+    images = torch.stack([torch.from_numpy(pixels(seed)).permute(2, 0, 1) for seed in range(40)])
+    with torch.inference_mode():
+        maps, scores = Pipeline(loaded.backbone, loaded.model, SIZE)(images / 255)
+    found = detector.predict(images)
+    limit = detector.calibration.unknown
+    for unit, made, given in (
+        (limit.image, scores, [result.score for result in found]),
+        (limit.pixel, maps.amax(dim=(1, 2)), [result.map_maximum for result in found]),
+    ):
+        apart = (made - torch.tensor(given)).abs() / unit
+        assert apart.quantile(0.99) <= 0.005
 
 
 def same(a, b):
@@ -152,8 +172,11 @@ def test_thresholds_of_a_class_and_of_any_class(detector):
     for name in (*CLASSES, None):
         result, limit = detector.predict(array, class_name=name), calibration.threshold(name)
         assert result.class_name == name and result.threshold == limit.image
-        assert result.value == calibrated(result.score, limit.image_typical, limit.image)
-        assert torch.equal(result.mask, result.anomaly_map > limit.pixel)
+        assert result.value == limit.value(result.score, float(result.anomaly_map.max()))
+        assert bool(result.mask.any()) is result.is_anomalous
+        found = result.to_dict()
+        assert (result.p_value, result.p_resolution) == (found["p_value"], found["p_resolution"])
+        assert result.p_resolution == (1 / 11 if name else 1 / 21) <= result.p_value <= 1
     with pytest.raises(GradError, match="not trained on class nuts: choose among nut, screw"):
         detector.predict(array, class_name="nuts")
 
@@ -166,7 +189,7 @@ def test_another_rate_and_a_threshold_by_hand(run, detector):
         result = detector.with_threshold(threshold).predict(pixels())
         assert result.is_anomalous == verdict == (result.value > 0.5)
         assert result.threshold == np.float32(threshold)
-        assert torch.equal(result.mask, detector.predict(pixels()).mask)
+        assert bool(result.mask.any()) is verdict
     for threshold in (0, -1, float("nan"), float("inf")):
         with pytest.raises(GradError, match=r"--threshold .* must be a number above 0"):
             detector.with_threshold(threshold)

@@ -64,11 +64,11 @@ def test_training_keeps_images_for_thresholds(trained):
     assert metrics["settings"]["images"]["one"]["train"] == 5
     assert metrics["settings"]["images"]["one"]["calibration"] == 3
     section = metrics["thresholds"]
-    assert (section["method"], section["asked_rate"]) == ("good", 0.01)
+    assert (section["method"], section["asked_rate"]) == ("good", "auto")
     for name in ("one", "two"):
         row = section["classes"][name]
         assert (row["images"], row["source"]) == (3, "held out")
-        assert "too few for 1.00% by rank (from 25.00% on)" in row["note"]
+        assert "fitted to 3 good images held out" in row["note"]
         assert sum(row["counts"].values()) == {"one": 8, "two": 9}[name]
     calibration = load_checkpoint(trained).calibration
     assert calibration.classes["one"].image == section["classes"]["one"]["image"]
@@ -110,7 +110,7 @@ def test_saved_thresholds_are_the_models(run):
     assert calibration.method == "f1" and info.classes == ("one", "two")
     assert main([str(run / "model.safetensors"), "--threshold", "good", "--save"]) == 0
     _, calibration = load_calibration(run / "model.safetensors")
-    assert (calibration.method, calibration.false_alarm_rate) == ("good", 0.01)
+    assert (calibration.method, calibration.false_alarm_rate) == ("good", "auto")
     assert main([str(run), "--threshold", "12.5"]) == 0
     assert metrics_of(run)["thresholds"]["classes"]["two"]["image"] == 12.5
 

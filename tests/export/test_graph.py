@@ -10,7 +10,7 @@ from grad.detector.engine import Pipeline
 from grad.export.graph import UNKNOWN, columns, facts, trace
 from grad.export.resize import resize
 from grad.export.standard_operators import with_standard_operators
-from grad.score.thresholds import calibrate, calibrated
+from grad.score.thresholds import calibrate
 from grad.system.errors import GradError
 
 
@@ -30,12 +30,12 @@ def expected(loaded, images):
     with torch.no_grad():
         maps, scores = pipeline(resize(images, SIZE) / 255.0)
     limits = [column.threshold for column in columns(loaded.calibration, None)]
-    values = [calibrated(scores, limit.image_typical, limit.image) for limit in limits]
+    pairs = list(zip(scores.tolist(), maps.amax(dim=(1, 2)).tolist(), strict=True))
     return (
         maps,
         scores,
-        torch.stack(values, dim=1),
-        torch.stack([scores > limit.image for limit in limits], dim=1),
+        torch.tensor([[limit.value(*pair) for limit in limits] for pair in pairs]),
+        torch.tensor([[limit.is_anomalous(*pair) for limit in limits] for pair in pairs]),
     )
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from grad.data.samples import Sample, held_out_count, hold_out
 from grad.data.validation import find_validation
 from grad.features.features import Features
-from grad.features.split import split_training
+from grad.features.split import fold_images, split_training
 from grad.system.errors import GradError
 
 
@@ -53,18 +53,45 @@ def test_the_choice_is_stable():
     )
 
 
-def test_small_classes_use_the_images_trained_on():
-    split = split_training(features(samples(large=40, small=5)), features(()), 0.1, 0)
-    assert split.sources == {"large": "held out", "small": "training"}
+def test_small_classes_are_not_held_out():
+    split = split_training(features(samples(large=40, small=5, one=1)), features(()), 0.1, 0)
+    assert split.sources == {"large": "held out", "small": "folds", "one": "training"}
     trained, thresholds = set(names(split.training.samples)), names(split.calibration.samples)
-    small = {f"small/{i:03}" for i in range(5)}
-    assert small < trained and small < set(thresholds)
-    large = [name for name in thresholds if name.startswith("large")]
-    assert len(large) == 4 and not trained & set(large)
+    assert {f"small/{i:03}" for i in range(5)} < trained
+    assert len(thresholds) == 4 and not trained & set(thresholds)
     assert (split.training_images("large"), split.further_images("large")) == (36, 4)
     assert (split.training_images("small"), split.further_images("small")) == (5, 0)
     one = split.of_classes(["small"])
-    assert one.classes == ("small",) and len(one.training) == len(one.calibration) == 5
+    assert one.classes == ("small",) and len(one.training) == 5
+
+
+def test_without_a_share_all_images_train():
+    split = split_training(features(samples(a=40, b=30)), features(()), 0.0, 0)
+    assert split.sources == {"a": "folds", "b": "folds"}
+    assert (len(split.training), len(split.calibration)) == (70, 0)
+
+
+@pytest.mark.parametrize(("images", "parts"), [(1, 1), (3, 3), (31, 5)])
+def test_folds_part_the_images(images, parts):
+    folds = fold_images(samples(a=images))
+    assert len(folds) == parts
+    assert sorted(i for fold in folds for i in fold) == list(range(images))
+    assert max(map(len, folds)) - min(map(len, folds)) <= 1
+
+
+def test_images_of_a_group_are_in_one_fold():
+    paths = [f"roll-{i % 7}/{i}.png" for i in range(40)] + ["odd.png", "even.png"]
+    found = [Sample(Path(path), "a", "train") for path in paths]
+    for pattern in ("roll-[0-9]", "/?roll-([0-9])/"):
+        folds = fold_images(found, pattern)
+        assert len(folds) == 5
+        assert sorted(i for fold in folds for i in fold) == list(range(42))
+        homes = {paths[i].split("/")[0]: number for number, fold in enumerate(folds) for i in fold}
+        for number, fold in enumerate(folds):
+            assert all(homes[paths[i].split("/")[0]] == number for i in fold)
+    assert len(fold_images(found[:40], "roll")) == 1, "a single group can't be left out"
+    split = split_training(features(tuple(found[:40])), features(()), 0.0, 0, "roll")
+    assert split.sources == {"a": "training"}
 
 
 def test_further_images_leave_all_for_training():

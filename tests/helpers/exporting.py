@@ -38,7 +38,8 @@ def make_model(backbone: Backbone, classes=("bottle", "Schraube ä"), **options)
     images = torch.from_numpy(noise(8, SIZE, SIZE)).permute(0, 3, 1, 2) / 255.0
     with torch.no_grad():
         maps, scores = Pipeline(backbone, model, SIZE)(images)
-    lowest, maxima = scores.sort().values[:4], maps.amax(dim=(1, 2))
+    order = scores.argsort()[:4]
+    lowest, maxima = scores[order], maps.amax(dim=(1, 2))[order]
     factors = {name: 1.0 - 0.3 * number for number, name in enumerate(classes)}
     calibration = calibrate(
         {name: (factor * lowest).tolist() for name, factor in factors.items()},

@@ -10,7 +10,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from grad.score.false_alarms import GoodScores, Scale
+from grad.score.false_alarms import GoodScores, Scale, realised_interval
+from grad.score.rates import supported_rate
 from grad.score.rules import f1_limit
 from grad.score.thresholds import Calibration, Threshold, calibrate, calibrated
 from grad.system.errors import GradError
@@ -21,18 +22,16 @@ RATES = st.floats(1e-4, 0.5)
 
 @st.composite
 def calibrations(draw):
-    """Of one to three classes, some without images of their own for thresholds."""
+    """Of one to three classes."""
     names = ["a", "b", "c"][: draw(st.integers(1, 3))]
-    good, trained = ({name: draw(SCORES) for name in names} for _ in range(2))
-    sources = {name: draw(st.sampled_from(["held out", "training"])) for name in names}
+    good = {name: draw(SCORES) for name in names}
+    sources = {name: draw(st.sampled_from(["held out", "folds", "training"])) for name in names}
     rate = draw(RATES)
 
     def make(factor=1.0):
         of_good = {name: [factor * score for score in values] for name, values in good.items()}
-        of_trained = {n: [factor * score for score in values] for n, values in trained.items()}
         maxima = {name: [2 * score for score in values] for name, values in of_good.items()}
-        trained_maxima = {n: [2 * score for score in values] for n, values in of_trained.items()}
-        return calibrate(of_good, maxima, sources, rate, (of_trained, trained_maxima))
+        return calibrate(of_good, maxima, sources, rate)
 
     return make
 
@@ -92,84 +91,194 @@ def test_the_calibrated_scale(typical, gap, score):
     assert calibrated(torch.tensor(threshold, dtype=torch.float64), typical, threshold) == 0.5
 
 
-def simulated_rate(rate, held, trained, classes=3, *, lower=0.0, repetitions=150):
+def simulated_rate(rate, images, draw=None, classes=3, repetitions=200):
     """False alarms on new images, averaged over many calibrations of simulated classes.
 
-    Classes differ in level and spread; trained images score lower by ``lower`` spreads.
+    Classes differ in level and spread; scores and maxima have a part in common.
     """
     rng = np.random.default_rng(0)
+    draw = draw or (lambda count: rng.normal(size=count))
     alarms = []
     for _ in range(repetitions):
         levels, spreads = rng.normal(3, 1, classes), rng.uniform(0.02, 0.4, classes)
 
-        def draw(count, index, shift=0.0, levels=levels, spreads=spreads):
-            return np.exp(levels[index] + spreads[index] * (rng.normal(size=count) - shift))
+        def scores(count, index, levels=levels, spreads=spreads):
+            common = draw(count)
+            score, maximum = (common + 0.5 * rng.normal(size=count) for _ in range(2))
+            return [np.exp(levels[index] + spreads[index] * part) for part in (score, maximum)]
 
-        of_trained = {str(i): draw(trained, i, lower) for i in range(classes)}
-        good = {str(i): draw(held, i) for i in range(classes)} if held else of_trained
-        sources = dict.fromkeys(good, "held out" if held else "training")
-        made = calibrate(good, good, sources, rate, (of_trained, of_trained))
+        good = {str(i): scores(images, i) for i in range(classes)}
+        made = calibrate(
+            {name: both[0] for name, both in good.items()},
+            {name: both[1] for name, both in good.items()},
+            dict.fromkeys(good, "folds"),
+            rate,
+        )
         for i in range(classes):
-            alarms.append((draw(500, i) > made.classes[str(i)].image).mean())
+            limit = made.classes[str(i)]
+            new, maxima = scores(500, i)
+            alarms.append(((new > limit.image) | (maxima > limit.pixel)).mean())
     return float(np.mean(alarms))
 
 
-@pytest.mark.parametrize("rate", [0.01, 0.05, 0.1])
-def test_few_held_out_images_keep_the_rate_on_average(rate):
-    found = simulated_rate(rate, held=5, trained=60)
-    assert 0.2 * rate < found < 1.1 * rate
+@pytest.mark.parametrize(("rate", "images"), [(0.01, 99), (0.05, 40), (0.1, 30), (0.1, 9)])
+def test_by_rank_the_rate_is_kept_by_score_and_pixels_together(rate, images):
+    assert 0.6 * rate < simulated_rate(rate, images) < 1.4 * rate
 
 
-@pytest.mark.parametrize("trained", [4, 16])
-def test_few_shots_without_any_held_out_image_keep_the_rate(trained):
-    """As long as new images score like those trained on."""
-    assert simulated_rate(0.05, held=0, trained=trained) < 0.06
+@pytest.mark.parametrize(("rate", "images"), [(0.01, 30), (0.01, 60), (0.05, 8), (0.05, 4)])
+def test_fitted_thresholds_keep_the_rate_on_average(rate, images):
+    assert 0.3 * rate < simulated_rate(rate, images) < 1.6 * rate
 
 
-def test_a_single_class_with_three_held_out_images_keeps_the_rate():
-    assert 0.002 < simulated_rate(0.05, held=3, trained=28, classes=1) < 0.055
+def test_ranks_keep_the_rate_of_heavy_tails_too():
+    rng = np.random.default_rng(1)
+    found = simulated_rate(0.05, 60, lambda count: rng.standard_t(3, count))
+    assert 0.03 < found < 0.07
 
 
-def test_images_that_score_lower_for_being_trained_on_are_allowed_for():
-    found = simulated_rate(0.05, held=12, trained=60, lower=2.0)
-    assert 0.02 < found < 0.07
-    without = simulated_rate(0.05, held=0, trained=60, lower=2.0)
-    assert without > 0.1, "what images held out are good for"
+@pytest.mark.parametrize(("images", "rate"), [(1, 0.05), (31, 1 / 32), (98, 1 / 99), (500, 0.01)])
+def test_what_images_support(images, rate):
+    assert supported_rate(images) == pytest.approx(rate)
+    scores = {"a": np.arange(1.0, images + 1)}
+    made = calibrate(scores, scores, {"a": "folds"}, "auto")
+    assert made.false_alarm_rate == "auto"
+    assert made.classes["a"].rate == pytest.approx(rate)
 
 
 def test_many_images_are_ranked():
     scores = np.random.default_rng(0).permutation(np.arange(1.0, 1001.0))
     by_class = {"a": scores}
     made = calibrate(by_class, by_class, {"a": "held out"}, 0.01)
-    assert made.classes["a"].image == 991  # ceil(1001 * 0.99) = 991: exceeded by 9 of 1000
-    assert made.classes["a"].images == 1000
-    assert "rank among 1000 good images held out" in made.classes["a"].note
-    assert "fitted" in made.at_rate(0.005).classes["a"].note
-    assert made.at_rate(0.005).classes["a"].image > 991
+    limit = made.classes["a"]
+    assert limit.image == pytest.approx(991)  # ceil(1001 * 0.99) = 991: exceeded by 9 of 1000
+    assert (limit.images, limit.rate, limit.joint) == (1000, 0.01, True)
+    assert "rank among 1000 good images held out" in limit.note
+    low, high = limit.interval
+    assert 0.005 < low < 0.01 < high < 0.016
+    fine = made.at_rate(0.0005).classes["a"]
+    assert "fitted to 1000 good images" in fine.note and fine.interval is None
+    assert fine.image >= 1000
+
+
+def test_rank_begins_where_the_images_tell_the_rate():
+    scores = {"a": np.arange(1.0, 100.0)}
+    made = calibrate(scores, scores, {"a": "folds"}, 0.01)
+    assert made.classes["a"].interval is not None
+    assert made.classes["a"].image == pytest.approx(99)
+    assert made.at_rate(0.0099).classes["a"].interval is None
+
+
+def test_the_interval_of_the_realised_rate():
+    """What thresholds at a rank of n images do to very many new ones."""
+    rng = np.random.default_rng(0)
+    good = np.sort(rng.random((4000, 50)), axis=1)
+    realised = 1 - good[:, 47]  # the 48th of 50
+    low, high = realised_interval(50, 48)
+    assert np.mean(realised < low) == pytest.approx(0.05, abs=0.015)
+    assert np.mean(realised > high) == pytest.approx(0.05, abs=0.015)
+
+
+def test_one_image_that_is_odd_by_either_number_is_anomalous():
+    rng = np.random.default_rng(0)
+    scores, maxima = np.exp(0.1 * rng.normal(size=(2, 300)))
+    limit = calibrate({"a": scores}, {"a": maxima}, {"a": "folds"}, 0.05).classes["a"]
+    alarms = (scores > limit.image) | (maxima > limit.pixel)
+    assert alarms.mean() == pytest.approx(0.05, abs=0.005)
+    assert 0 < (scores > limit.image).sum() < alarms.sum()
+    for score, maximum, verdict in [
+        (limit.image, limit.pixel, False),
+        (1.01 * limit.image, 0.5, True),
+        (0.5, 1.01 * limit.pixel, True),
+    ]:
+        assert limit.is_anomalous(score, maximum) is verdict
+        assert (limit.value(score, maximum) > 0.5) is verdict
+
+
+def test_pixels_are_marked_in_anomalous_images_only_and_some_in_each():
+    limit = Threshold(2.0, 5.0, 1.0, 2.0, 9, "", joint=True)
+    assert limit.pixel_level(1.0, 5.0) == math.inf
+    assert limit.pixel_level(1.0, 6.0) == 5.0
+    assert limit.pixel_level(3.0, 4.0) == 2.0, "a score is a mean of map values"
+    alone = Threshold(2.0, 5.0, 1.0, 2.0, 9, "")
+    assert not alone.is_anomalous(1.0, 9.0) and alone.pixel_level(1.0, 9.0) == math.inf
+    assert alone.value(1.0, 9.0) == pytest.approx(0.1)
+
+
+def test_p_values_count_good_images():
+    scores = {"a": [1.0, 2.0, 3.0, 4.0], "b": [10.0, 20.0]}
+    made = calibrate(scores, scores, dict.fromkeys(scores, "folds"))
+    assert made.p_value(9.0, 1.0, "a") == (0.2, 0.2)
+    assert made.p_value(1.0, 9.0, "a") == (0.2, 0.2)
+    assert made.p_value(3.0, 1.0, "a") == (pytest.approx(3 / 5), 0.2)
+    assert made.p_value(0.5, 0.5, "a") == (1.0, 0.2)
+    assert made.p_value(50.0, 50.0, None) == (pytest.approx(1 / 7), pytest.approx(1 / 7))
+    assert made.p_value(50.0, 50.0, "c") == made.p_value(50.0, 50.0, None)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.floats(1.0, 8.0), min_size=1, max_size=40), st.floats(0.5, 10.0), RATES)
+def test_what_is_above_a_threshold_by_rank_has_a_p_value_below_the_rate(scores, score, rate):
+    good = GoodScores(scores, scores)
+    limit = good.limit(rate)
+    if limit.interval is not None and score > limit.image * (1 + 1e-9):
+        assert good.p_value(score, score) <= rate + 1e-9
 
 
 def test_the_scale_of_one_class_does_not_move_with_another():
     """Log scores of real classes spread by 2 % to 45 %: a spread of all would serve none."""
     rng = np.random.default_rng(0)
-    calm, wild = (np.exp(spread * rng.normal(size=60)) for spread in (0.02, 0.45))
-    trained = {"calm": calm[10:], "wild": wild[10:]}
-    good = {"calm": calm[:10], "wild": wild[:10]}
-    made = calibrate(good, good, dict.fromkeys(good, "held out"), 0.01, (trained, trained))
+    good = {name: np.exp(spread * rng.normal(size=60)) for name, spread in SPREADS.items()}
+    made = calibrate(good, good, dict.fromkeys(good, "folds"), 0.01)
     assert made.classes["calm"].image < 1.15
     assert made.classes["wild"].image > 2.0
-    assert made.classes["calm"].image < made.unknown.image < made.classes["wild"].image
+    assert made.classes["calm"].image < made.unknown.image
+
+
+SPREADS = {"calm": 0.02, "wild": 0.45}
 
 
 def test_notes_say_how_many_images_and_what_they_support():
-    good = {"a": [1.0, 1.1, 1.3], "b": [2.0, 2.5]}
-    trained = ({"a": [1.0] * 30, "b": [2.0] * 4}, {"a": [1.0] * 30, "b": [2.0] * 4})
-    made = calibrate(good, good, {"a": "held out", "b": "training"}, 0.01, trained)
+    good = {"a": [1.0, 1.1, 1.3], "b": [2.0]}
+    made = calibrate(good, good, {"a": "folds", "b": "training"}, 0.01)
     note = made.classes["a"].note
-    assert "3 good images held out of training, too few for 1.00% by rank (from 25.00% on)" in note
-    assert "30 images trained on" in note
-    assert "none was kept out of training" in made.classes["b"].note
-    assert "4 images trained on" in made.classes["b"].note
-    assert "too few" not in made.at_rate(0.3).classes["a"].note
+    assert "fitted to 3 good images scored by a model that did not know them" in note
+    assert "from 25.00% on by rank" in note
+    assert "1 good image trained on" in made.classes["b"].note
+    assert "new images may score higher" in made.classes["b"].note
+    assert "rank among 3 good images" in made.at_rate(0.3).classes["a"].note
+
+
+def test_thresholds_of_earlier_versions_stay_as_they_were():
+    old = {
+        "method": "good",
+        "false_alarm_rate": 0.01,
+        "classes": {
+            "a": {
+                "image": 2.0,
+                "pixel": 3.0,
+                "image_typical": 1.0,
+                "pixel_typical": 1.5,
+                "images": 3,
+                "note": "rank",
+            }
+        },
+        "good_scores": {"a": [1.0, 1.1, 1.2]},
+        "good_maxima": {"a": [2.0, 2.1, 2.2]},
+        "sources": {"a": "held out"},
+        "image_scales": {"a": {"centre": 0.0, "spread": 0.1, "images": 30}},
+        "pixel_scales": {"a": {"centre": 0.0, "spread": 0.1, "images": 30}},
+    }
+    old["unknown"] = old["classes"]["a"]
+    read = Calibration.from_json(old)
+    limit = read.threshold("a")
+    assert (limit.image, limit.pixel, limit.joint) == (2.0, 3.0, False)
+    assert not limit.is_anomalous(1.5, 9.0), "its rate was that of scores alone"
+    assert read.at_rate(0.05).threshold("a").joint
+    assert read.p_value(9.0, 9.0, "a") == (0.25, 0.25)
+    del old["sources"]
+    with pytest.raises(KeyError):
+        Calibration.from_json(old)
 
 
 def test_which_threshold_an_image_gets():
@@ -192,6 +301,7 @@ def test_a_given_threshold():
     assert fixed.classes["a"].image_typical == 1.5
     assert fixed.classes["b"].image_typical == 1.25, "the median of b is above the threshold"
     assert fixed.classes["b"].pixel == made.classes["b"].pixel
+    assert not fixed.classes["a"].joint and fixed.classes["a"].rate is None
     assert fixed.at_rate(made.false_alarm_rate) == made
 
 
@@ -240,30 +350,3 @@ def test_the_spread_of_few_images_tends_to_a_usual_one():
     assert 0.1 < two < 0.2
     logs = np.random.default_rng(0).normal(0, 0.02, 400)
     assert Scale.of(np.exp(logs)).spread == pytest.approx(0.02, rel=0.15)
-
-
-def test_a_heavy_tail_widens_the_spread():
-    """One image in 25 is far out, as those are that show something rare; of 40 none tells."""
-    rng = np.random.default_rng(0)
-    logs = 0.1 * rng.normal(size=200)
-    logs[:8] += 1
-    assert Scale.of(np.exp(logs)).spread > 0.35
-    above = logs[logs > np.median(logs)] - np.median(logs)
-    assert Scale.of(np.exp(logs)).spread > 1.2 * np.sqrt((above**2).mean())
-    few = logs[4:44]
-    above = few[few > np.median(few)] - np.median(few)
-    usual = 0.1 ** (1 / 11)  # as much as 2 of the 20 above the median and 2
-    assert Scale.of(np.exp(few)).spread == pytest.approx(
-        usual * (above**2).mean() ** (0.5 * 10 / 11), rel=1e-6
-    )
-
-
-def test_classes_without_unseen_images_learn_from_the_others():
-    """New images score two spreads higher than those trained on: true of a class without any."""
-    rng = np.random.default_rng(0)
-    scales = {name: Scale.of(np.exp(0.1 * rng.normal(size=100))) for name in "ab"}
-    unseen = {"a": np.exp(0.1 * (rng.normal(size=40) + 2))}
-    limit, by_rank = GoodScores(scales, unseen).limit(["b"], 0.05)
-    without, _ = GoodScores(scales, {}).limit(["b"], 0.05)
-    assert not by_rank
-    assert limit > 1.1 * without

@@ -8,7 +8,7 @@ from grad.score.thresholds import calibrate
 from grad.score.verdicts import judge
 
 GOOD = {"a": [1.0, 1.1, 1.2, 1.3], "b": [5.0, 5.5, 6.0, 6.5]}
-SOURCES = {"a": "held out", "b": "training"}
+SOURCES = {"a": "folds", "b": "training"}
 
 
 def record(name, anomalous, score, maximum=None):
@@ -45,12 +45,11 @@ def test_what_thresholds_do(calibration):
     assert a["counts"] == {
         "true_positives": 1,
         "false_negatives": 0,
-        "false_positives": 1,
-        "true_negatives": 2,
-    }
-    assert (a["recall"], a["false_alarm_rate"]) == (1.0, pytest.approx(1 / 3))
-    assert a["marked_rate"] == pytest.approx(2 / 3)
-    assert (b["recall"], b["false_alarm_rate"], b["marked_rate"]) == (0.5, None, None)
+        "false_positives": 2,
+        "true_negatives": 1,
+    }, "a marked pixel is as bad as a high score"
+    assert (a["recall"], a["false_alarm_rate"]) == (1.0, pytest.approx(2 / 3))
+    assert (b["recall"], b["false_alarm_rate"]) == (0.5, None)
     assert section["all"]["recall"] == pytest.approx(2 / 3)
     assert (section["method"], section["asked_rate"]) == ("good", 0.1)
     assert section["unknown"]["image"] == calibration.unknown.image
@@ -85,9 +84,15 @@ def test_other_choices(calibration):
 def test_what_is_shown(calibration):
     text = shown(judge(dict.fromkeys("ab", calibration), RECORDS))
     assert "false-alarm rate of 10.00%" in text
-    assert "1 of 3, 33.3%" in text and "1 of 2, 50%" in text
+    assert "2 of 3" in text and "66.7%" in text and "1 of 2" in text and "50%" in text
     assert "a 20.00%" in text, "the lowest rate that four images support by rank"
-    assert "No image of b was kept out of training" in text
+    assert "10.0%" in text and "fitted" in text and "4 in folds" in text
+    assert "The model knew the good images of b" in text
+    ranked = shown(judge(dict.fromkeys("ab", calibration.at_rate(0.2)), RECORDS))
+    assert "1.3% to 52.7%" in ranked, "Beta(1, 4)"
+    assert "Fitted" not in ranked
+    supported = shown(judge(dict.fromkeys("ab", calibration.at_rate("auto")), RECORDS))
+    assert "rates that the good images support" in supported and "5.0%" in supported
     f1 = shown(judge(dict.fromkeys("ab", choose_thresholds(calibration, RECORDS, "f1")), RECORDS))
     assert "no test of them any more" in f1
     assert "as given" in shown(judge(dict.fromkeys("ab", calibration.fixed(3.0)), RECORDS))
@@ -98,3 +103,9 @@ def test_a_class_that_was_not_trained_on_is_said(calibration):
     assert section["classes"]["c"]["source"] is None
     assert section["classes"]["c"]["image"] == calibration.unknown.image
     assert "Not trained on" in shown(section) and ": c." in shown(section)
+
+
+def test_thresholds_that_find_nothing_are_called_that(calibration):
+    missed = [record("a", True, 0.5), record("b", True, 900.0)]
+    text = shown(judge(dict.fromkeys("ab", calibration), missed))
+    assert "No defect of a is found. Try --tile" in text

@@ -20,7 +20,7 @@ from torch import nn
 from grad.features.compute import compute_features
 from grad.model.grad import GRAD
 from grad.model.measure import measure_features, measure_residuals
-from grad.score.dataset import evaluate, trained_scores
+from grad.score.dataset import evaluate, left_out_scores
 from grad.score.records import Recorder
 from grad.system import distributed
 from grad.system.errors import GradError, raise_once
@@ -131,7 +131,7 @@ def judge(folder):
     measure_features(measured.statistics, features)
     measure_residuals(measured.statistics, measured, features)
     return {
-        "trained": trained_scores(measured, features, 24, ["a", "b", "c"])[0],
+        "trained": left_out_scores(measured, features, 24, ["a", "b", "c"])[0],
         "images": seen,
         "values": {name: report.values for name, report in reports.items()},
         "records": [[record.path, record.score] for record in recorder.records],

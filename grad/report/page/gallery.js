@@ -5,8 +5,9 @@ const MORE = 96; // cards that a press of the button adds
 
 const IMAGES = DATA.images.map((given) => {
   const one = CLASSES[given.class];
-  const distance = distanceOf(given.score, one);
-  return { ...given, one, distance, value: valueAt(distance) };
+  const score = jointScore(given.score, given.maximum, one.threshold);
+  const distance = distanceOf(score, one);
+  return { ...given, one, score, distance, value: valueAt(distance) };
 });
 
 const KINDS = {

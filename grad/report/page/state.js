@@ -3,6 +3,8 @@
 const DATA = JSON.parse(byId("data").textContent);
 const CLASSES = DATA.classes.map((given, index) => ({
   ...given,
+  good: jointScores(given.good, given.goodMaxima, given.threshold),
+  bad: jointScores(given.bad, given.badMaxima, given.threshold),
   index,
   colour: classColour(index, DATA.classes.length),
   limit: given.threshold?.image, // as set in this page
@@ -20,6 +22,18 @@ function choose(one) {
   announce("class");
 }
 const chosenClasses = (from = CLASSES) => (chosen ? from.filter((one) => one === chosen) : from);
+
+/** The image score or, where the map's largest value is further up, the score as far up as that. */
+function jointScore(score, maximum, threshold) {
+  if (!threshold?.joint) return score;
+  const { image, imageTypical, pixel, pixelTypical } = threshold;
+  const distance = (maximum - pixelTypical) / (pixel - pixelTypical);
+  return Math.max(score, imageTypical + distance * (image - imageTypical));
+}
+/** Those of many images, ascending. */
+function jointScores(scores, maxima, threshold) {
+  return scores.map((score, i) => jointScore(score, maxima[i], threshold)).sort((a, b) => a - b);
+}
 
 /** Where a score lies: 0 is typical of good images, 1 the threshold that the report came with. */
 function distanceOf(score, { threshold }) {

@@ -1,0 +1,123 @@
+"""Scores of the images that a model was trained on, as if it had not known them.
+
+Thresholds need scores of good images that the model did not know. All images train, and are then
+left out in folds. A model with statistics is measured again without each fold. Any other is copied,
+and each copy goes on training without one fold. That changes the level of all scores, so what
+counts is how much higher images score in the copy that goes on without them than in those that go
+on with them; the trained model's scores are raised by as much, class by class. What that costs and
+how near it comes is in benchmarks/results/thresholds.md.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from rich.console import Console
+
+from grad.features.features import Features
+from grad.features.split import fold_images
+from grad.model.grad import GRAD
+from grad.score.dataset import good_scores, left_out_scores
+from grad.system.devices import Precision
+from grad.system.progress import print_line
+from grad.train.loop import fit
+from grad.train.schedule import Schedule
+
+_FOLDS = 3  # each costs a part of a training
+_SHARE = 0.1  # of the epochs, for which a copy goes on
+
+ByClass = dict[str, list[float]]
+
+
+def fold_scores(
+    model: GRAD,
+    features: Features,
+    image_size: int,
+    schedule: Schedule,
+    *,
+    classes: Sequence[str],
+    groups: str | None = None,
+    seed: int = 0,
+    precision: Precision = "float32",
+    console: Console | None = None,
+) -> tuple[ByClass, ByClass]:
+    """Image scores and largest map values of images trained on, by models that do not know them.
+
+    Args:
+        model: as it was trained; it stays as it is.
+        features: of all images that it was trained on.
+        image_size: side of the anomaly maps, in pixels.
+        schedule: that it was trained by.
+        classes: all that it was trained on.
+        groups: which images belong together (:func:`grad.features.split.fold_images`).
+        seed, precision: of training.
+        console: where progress goes; None for silence.
+    """
+    if model.statistics is not None:
+        return left_out_scores(model, features, image_size, classes, groups, console)
+    folds = _folds_of_all(features, classes, groups)
+    goes_on = replace(
+        schedule, epochs=max(1, round(_SHARE * schedule.epochs)), decay="cosine", drops=None
+    )
+    trained = good_scores(model, features, image_size)
+    copies = []
+    for number, left in enumerate(folds):
+        if console is not None:
+            print_line(f"thresholds: fold {number + 1} of {len(folds)}", None, console)
+        rest = sorted(set(range(len(features))) - set(left))
+        without, known = copy.deepcopy(model), features.subset(rest).tiles()
+        fit(without, known, goes_on, seed=seed + number, precision=precision)
+        copies.append(good_scores(without, features, image_size))
+    homes = _homes(features, folds)
+    scores, maxima = (
+        {
+            name: _raised(values, [of_copy[part][name] for of_copy in copies], homes[name])
+            for name, values in trained[part].items()
+        }
+        for part in range(2)
+    )
+    return scores, maxima
+
+
+def _homes(features: Features, folds: Sequence[Sequence[int]]) -> dict[str, list[int | None]]:
+    """Of each class, in which fold its images are; None for those that are in none."""
+    home = {index: number for number, fold in enumerate(folds) for index in fold}
+    homes: dict[str, list[int | None]] = {}
+    for index, sample in enumerate(features.samples):
+        homes.setdefault(sample.class_name, []).append(home.get(index))
+    return homes
+
+
+def _raised(
+    scores: Sequence[float], of_copies: Sequence[Sequence[float]], homes: Sequence[int | None]
+) -> list[float]:
+    """Scores of a class, raised by what it is worth to have known an image, as a factor.
+
+    That is the median over its images of what each scores in the copy without it over what it does
+    in the others. A factor for each image would add the noise of the copies to the spread.
+    """
+    logs = np.log(np.maximum(np.array([scores, *of_copies]), np.finfo(np.float32).tiny))
+    found, copies = logs[0], logs[1:]
+    gaps = [
+        copies[home, image] - np.delete(copies[:, image], home).mean()
+        for image, home in enumerate(homes)
+        if home is not None and len(copies) > 1
+    ]
+    raised: list[float] = np.exp(found + max(0.0, float(np.median(gaps)) if gaps else 0.0)).tolist()
+    return raised
+
+
+def _folds_of_all(
+    features: Features, classes: Sequence[str], groups: str | None
+) -> list[list[int]]:
+    """Folds that each leave out a part of every class that has several."""
+    folds: list[list[int]] = [[] for _ in range(_FOLDS)]
+    for name in classes:
+        mine = [i for i, sample in enumerate(features.samples) if sample.class_name == name]
+        parts = fold_images([features.samples[i] for i in mine], groups, _FOLDS)
+        for fold, part in zip(folds, parts if len(parts) > 1 else (), strict=False):
+            fold += [mine[i] for i in part]
+    return [sorted(fold) for fold in folds if fold]
