@@ -167,6 +167,11 @@ class Prediction:
         return max(self.times, key=self.times.__getitem__)
 
     @property
+    def conflicts(self) -> float:
+        """Passes of shared memory that bank conflicts add, by all."""
+        return self.launch.conflicts / max(self.launch.wavefronts, 1.0)
+
+    @property
     def time(self) -> float:
         """Of the launch, in us."""
         return self.times[self.limit] + LAUNCH_US
@@ -237,7 +242,7 @@ class Row:
         return (
             f"| {self.case.op} | {self.case.shape.batch} | {str(self.case.dtype)[6:]} | "
             f"{self.name} | {m.launch.blocks} | {m.resident} | {m.waves} | {m.occupancy:.0%} | "
-            f"{m.in_flight:.0%} | "
+            f"{m.in_flight:.0%} | {m.conflicts:.0%} | "
             + " | ".join(f"{time:.1f}" for time in m.times.values())
             + f" | {rest:.1f} | {m.limit} | {self.time:.1f} | {self.limit_us / self.time:.0%} |"
         )
@@ -320,12 +325,12 @@ other.
 - *load/store unit*: sectors, passes of shared memory and shuffles, on the busiest multiprocessor
 - *arithmetic*: the operations of [roofline.md](roofline.md), on multiprocessors that have a block
 - *latency*: what a warp waits for, one after the other, times waves of blocks; how many of its
-  requests wait together is read from the source
+  requests wait together is read from the source; arithmetic between them takes no time
 
 *In flight* are the bytes that are waited for at once, as a share of latency ({MEMORY_NS:.0f} ns)
-times bandwidth. *Other* are further launches: sums of parts, the mean. *Limit* is what the longest
-launch waits for, *share* the time of the bytes that must move, at a copy's bandwidth, by the
-predicted time.
+times bandwidth, *conflicts* the passes of shared memory that bank conflicts add, by all. *Other*
+are further launches: sums of parts, the mean. *Limit* is what the longest launch waits for, *share*
+the time of the bytes that must move, at a copy's bandwidth, by the predicted time.
 """
 
 TAIL = """
@@ -336,13 +341,13 @@ TAIL = """
   kernels limited by memory are the least that is possible.
 - Instructions for addresses, conversions and control, and their issue, are not counted.
 - Accesses are the host compiler's. In the backward kernels it reads a cell's fractions from shared
-  memory for each corner anew, which nvcc may do once a row: about a third of their passes.
+  memory for each corner anew, which nvcc may do once a row: a quarter or more of their passes.
 - What waits together is what the source lets wait together; nvcc may do more or less.
 - L1 is taken to hold all that a block has read, and nothing of other blocks. L2 keeps nothing from
   one launch to the next, though sums of parts, just written, are mostly there.
 - Clocks are the boost clocks; power may lower them.
-- Rows lie in the cells that the workload's random values give: of the local head 30 to 45 cells in
-  64 rows. A trained model's may be fewer, and its backward pass faster.
+- Rows lie in the cells that the workload's random values give: 64 rows of the local head change
+  their cell some 35 times. A trained model's may do so less, and its backward pass be faster.
 - A plan that fills the emulated device (132 multiprocessors) gets as many blocks a multiprocessor
   on another; its partial sums are those of the emulated one.
 - No launch here uses atomics; the model has no time for them.
@@ -353,7 +358,12 @@ def document(counted: list[tuple[Case, dict[str, list[Launch]]]], page: str) -> 
     """The whole page."""
     lines = [HEAD]
     columns = ("operator", "B", "dtype", "pass", "blocks", "a multiprocessor", "waves")
-    columns += ("occupancy", "in flight", *(f"{resource}, us" for resource in RESOURCES))
+    columns += (
+        "occupancy",
+        "in flight",
+        "conflicts",
+        *(f"{resource}, us" for resource in RESOURCES),
+    )
     columns += ("other, us", "limit", "predicted, us", "predicted share")
     for device in DEVICES:
         lines += [
@@ -361,7 +371,7 @@ def document(counted: list[tuple[Case, dict[str, list[Launch]]]], page: str) -> 
             f"multiprocessors, {device.ghz:g} GHz",
             "",
             f"| {' | '.join(columns)} |",
-            "|---|---:|---|---|" + "---:|" * 11 + "---|---:|---:|",
+            "|---|---:|---|---|" + "---:|" * 12 + "---|---:|---:|",
             *(str(row) for case, found in counted for row in rows(case, found, device, page)),
             "",
         ]

@@ -112,6 +112,10 @@ def test_bytes_in_flight(launch):
     assert predicted.in_flight == pytest.approx(20 * 4 * 8 * 256 / 500e3)
 
 
+def test_share_of_bank_conflicts(launch):
+    assert emulated.predict(launch, 128, DEVICE).conflicts == pytest.approx(10 / 56)
+
+
 def test_a_plan_that_fills_the_device_follows_it(launch):
     predicted = emulated.predict(replace(launch, blocks=3 * 132), 128, DEVICE)
     assert predicted.launch.blocks == 3 * 10
