@@ -72,7 +72,7 @@ def test_common_sectors_come_from_memory_once():
     [
         (32, 3096, 16),  # 64 warps at most
         (128, 3096, 4),  # 65536 registers, 4096 a warp
-        (32, 49 * 1024, 2),  # 100 KiB, one of them a block for the system
+        (32, 50 * 1024, 1),  # of 100 KiB, as 1 KiB a block is the system's
     ],
 )
 def test_blocks_of_a_multiprocessor(launch, registers, shared, resident):
