@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from grad.score.rates import DEFAULT_RATE, check_rate, check_share
+from grad.score.rates import check_rate, check_share
 from grad.system.command_line import argument, class_list, option
 from grad.system.errors import GradError
 
@@ -23,14 +24,17 @@ class CheckOptions:
     classes: str | None = option(None, "Classes to take, as NAME,NAME; none: all of them.")
     image_size: int = option(224, "Side of the square that images are resized to, in pixels.")
     calibration_share: float = option(
-        0.1, "Share of each class's good training images kept out of training, for thresholds."
+        0.0,
+        "Share of each class's good training images kept out of training, for thresholds; 0: all "
+        "train, and thresholds are made from them in folds.",
     )
     validation: Path | None = option(
         None, "Folder of further good images for thresholds, DIR/CLASS; none: the share above."
     )
-    false_alarm_rate: float = option(
-        DEFAULT_RATE,
-        "Share of good images that may be called anomalous; thresholds follow from it.",
+    false_alarm_rate: float | Literal["auto"] = option(
+        "auto",
+        "Share of good images that may be called anomalous; auto: what the images of a class "
+        "support, 0.01 to 0.05.",
     )
     workers: int | None = option(None, "Threads that decode images; none: one a core, at most 8.")
 

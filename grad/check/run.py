@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +15,7 @@ from grad.data.samples import Dataset, Sample, held_out_count
 from grad.data.summary import show_dataset
 from grad.data.survey import Survey, survey_images
 from grad.data.validation import find_validation
+from grad.score.rates import supported_rate
 from grad.system.devices import default_workers
 from grad.system.errors import GradError
 from grad.system.progress import Progress, cell, print_line
@@ -107,28 +108,37 @@ def _show_plan(
     learned = readable - (0 if options.validation else sum(kept.values()))
     classes = len(dataset.classes)
     chosen = f" --classes {shlex.quote(options.classes)}" if options.classes else ""
-    rate = options.false_alarm_rate
+    apart = sum(kept.values())
     lines = [
         f"grad train --data {shlex.quote(str(options.data))}{chosen} would train one model for "
         f"{'1 class' if classes == 1 else f'{classes} classes'}: {learned} good images to learn "
-        f"from, {sum(kept.values())} for thresholds, {len(dataset.test)} to test on.",
+        f"from, {apart or 'the same'} for thresholds, {len(dataset.test)} to test on.",
+        *_describe_thresholds(dataset, survey, kept, options),
     ]
-    none = [name for name, count in kept.items() if not count]
-    if none:
-        lines.append(
-            f"Thresholds of {_joined(none)} would come from the images that are learned from, as "
-            "there are too few to keep some out: add images or give --validation DIR."
-        )
-    some = {name: count for name, count in kept.items() if count}
-    if some and min(some.values()) + 1 < 1 / rate:
-        counts = ", ".join(f"{name} {count}" for name, count in some.items())
-        lines.append(
-            f"For a false-alarm rate of {rate:.2%} by rank alone a class needs at least "
-            f"{round(1 / rate) - 1} images for thresholds ({counts}): with fewer, thresholds are "
-            "fitted to the scores of the images learned from, corrected by these."
-        )
     for line in lines:
         print_line(line, None, console)
+
+
+def _describe_thresholds(
+    dataset: Dataset, survey: Survey, kept: Mapping[str, int], options: CheckOptions
+) -> Iterator[str]:
+    """From how many images thresholds come, and which false-alarm rate these support by rank."""
+    counts = {
+        name: kept[name]
+        or sum(s.class_name == name and s.path in survey.images for s in dataset.train)
+        for name in dataset.classes
+    }
+    shown = ", ".join(f"{name} {count}" for name, count in counts.items())
+    if options.false_alarm_rate == "auto":
+        rates = ", ".join(f"{name} {supported_rate(n):.1%}" for name, n in counts.items())
+        yield f"Thresholds would come from {shown} good images, for false-alarm rates of {rates}."
+    elif min(counts.values(), default=0) + 1 < 1 / options.false_alarm_rate:
+        rate = options.false_alarm_rate
+        yield (
+            f"For a false-alarm rate of {rate:.2%} by rank alone a class needs at least "
+            f"{round(1 / rate) - 1} images for thresholds ({shown}): with fewer, thresholds are "
+            "fitted to their scores."
+        )
 
 
 def _joined(words: Iterable[str]) -> str:

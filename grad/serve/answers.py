@@ -15,7 +15,7 @@ from torch import Tensor
 
 from grad.data.picture import Picture, as_floats
 from grad.score.heat import COLORMAP, HOTTEST, OPACITY, overlay
-from grad.score.thresholds import Calibration, Method, calibrated
+from grad.score.thresholds import Calibration, Method, Threshold, calibrated
 from grad.serve.scorer import Scorer
 from grad.serve.settings import ServeSettings
 from grad.serve.uploads import FORMATS
@@ -45,6 +45,7 @@ class Prediction(BaseModel):
     class_name: str | None = Field(description="The class that was asked for.")
     score: float = Field(description="Raw image score; larger is more anomalous.")
     value: float | None = Field(description="Calibrated score in [0, 1]; 0.5 is the threshold.")
+    map_maximum: float = Field(description="The largest value of the anomaly map.")
     threshold: float | None = Field(description="Raw scores above are anomalous.")
     is_anomalous: bool | None = Field(description="The verdict; null without a calibration.")
     width: int = Field(description="Of the image, upright, in pixels.")
@@ -70,7 +71,11 @@ class ThresholdRow(BaseModel):
     pixel_typical: float = Field(description="Median of good images' largest map value.")
     images: int = Field(description="Good images that it was made from.")
     note: str = Field(description="How it was made.")
-    good_scores: list[float] = Field(description="Their scores, ascending; at most 1,000 of them.")
+    joint: bool = Field(description="Whether a map value above ``pixel`` makes an image anomalous.")
+    good_scores: list[float] = Field(
+        description="Their scores, ascending; at most 1,000 of them. Where thresholds are joint "
+        "and the largest map value lies further up, a score as far up as that."
+    )
 
 
 class Info(BaseModel):
@@ -142,6 +147,7 @@ def judge(
         class_name=class_name,
         score=score,
         value=row.value(score, maximum) if row else None,
+        map_maximum=maximum,
         threshold=row.image if row else None,
         is_anomalous=row.is_anomalous(score, maximum) if row else None,
         width=picture.size[1],
@@ -183,7 +189,11 @@ def _rows(calibration: Calibration) -> list[ThresholdRow]:
         threshold = calibration.threshold(name)
         of = calibration.good_scores
         mine = {name: of[name]} if name in of else of
-        scores = np.sort(np.concatenate([np.asarray(values) for values in mine.values()]))
+        scores, maxima = (
+            np.concatenate([np.asarray(values[one]) for one in mine])
+            for values in (calibration.good_scores, calibration.good_maxima)
+        )
+        scores = np.sort(_joint_scores(scores, maxima, threshold))
         if scores.size > _MOST_SCORES:
             ranks = np.linspace(0, scores.size - 1, _MOST_SCORES).round().astype(int)
             scores = scores[ranks]
@@ -196,10 +206,22 @@ def _rows(calibration: Calibration) -> list[ThresholdRow]:
                 pixel_typical=threshold.pixel_typical,
                 images=threshold.images,
                 note=threshold.note,
+                joint=threshold.joint,
                 good_scores=scores.tolist(),
             )
         )
     return rows
+
+
+def _joint_scores(
+    scores: NDArray[np.float64], maxima: NDArray[np.float64], threshold: Threshold
+) -> NDArray[np.float64]:
+    """Scores or, where a map's largest value is further up, the scores as far up as that."""
+    if not threshold.joint:
+        return scores
+    span = threshold.image - threshold.image_typical
+    distance = (maxima - threshold.pixel_typical) / (threshold.pixel - threshold.pixel_typical)
+    return np.maximum(scores, threshold.image_typical + distance * span)
 
 
 def _colours() -> NDArray[np.uint8]:

@@ -54,14 +54,21 @@ def test_a_folder_that_is_right(check, data):
     assert f"{data} (mvtec)" in out
     assert "64 x 64" in out and "RGB" in out
     assert "one model for 2 classes: 18 good images to learn from, 6 for thresholds, 13 to" in out
-    assert "needs at least 99 images for thresholds (one 3, two 3)" in out
+    assert "from one 3, two 3 good images, for false-alarm rates of one 5.0%, two 5.0%." in out
     assert "Odd" not in out and "Wrong" not in out
+
+
+def test_all_images_serve_for_thresholds_where_none_is_kept_out(check):
+    code, out, _ = check("--false-alarm-rate", "0.01")
+    assert code == 0
+    assert "24 good images to learn from, the same for thresholds" in out
+    assert "needs at least 99 images for thresholds (one 12, two 12)" in out
 
 
 def test_the_demo_set_is_right(check):
     code, out, _ = check(folder=demo_dataset().root)
     assert code == 0
-    assert "black and white" in out and "2 classes: 118 good images" in out
+    assert "black and white" in out and "2 classes: 131 good images" in out
 
 
 def test_classes_and_rate_are_picked(check):
@@ -69,7 +76,7 @@ def test_classes_and_rate_are_picked(check):
     assert code == 0
     assert "--classes two would train one model for 1 class: 12 good" in out
     assert "one" not in out.split("would train")[0].split("class")[2]
-    assert "Thresholds of two would come from the images that are learned from" in out
+    assert "the same for thresholds" in out and "by rank alone" not in out
 
 
 def test_every_error_is_listed_not_the_first_alone(check, data):

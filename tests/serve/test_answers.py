@@ -181,7 +181,13 @@ def test_info_tells_thresholds_and_limits(client):
     rows = {row["class_name"]: row for row in info["thresholds"]}
     assert set(rows) == {"cookie", "pcb", None}
     assert rows["pcb"]["image"] == CALIBRATION.classes["pcb"].image
-    assert rows["pcb"]["good_scores"] == [2.0, 3.0, 4.0, 5.0]
+    pcb = CALIBRATION.classes["pcb"]
+    span, level = pcb.image - pcb.image_typical, pcb.pixel - pcb.pixel_typical
+    expected = [  # a score, or as far up as the largest map value
+        max(score, pcb.image_typical + span * (maximum - pcb.pixel_typical) / level)
+        for score, maximum in zip((2.0, 3.0, 4.0, 5.0), (3.0, 4.0, 5.0, 6.0), strict=True)
+    ]
+    assert rows["pcb"]["joint"] and rows["pcb"]["good_scores"] == pytest.approx(expected)
     assert rows[None]["image"] == CALIBRATION.unknown.image
     assert len(rows[None]["good_scores"]) == 8
     assert info["max_upload_bytes"] == 100_000 and info["max_pixels"] == 1_000_000

@@ -128,7 +128,7 @@ def test_separate_models_and_one_report(train, tmp_path):
 def test_runs_get_free_names(train, data, tmp_path):
     assert train("--few-shot", "2", "--classes", "one") == 0
     assert train("--few-shot", "2", "--classes", "one") == 0
-    names = sorted(path.name for path in (tmp_path / "runs").iterdir())
+    names = sorted(path.name for path in (tmp_path / "runs").iterdir() if path.is_dir())
     assert names == [f"{data.name}-grad-tiny", f"{data.name}-grad-tiny-2"]
 
 

@@ -21,7 +21,7 @@ let current = null; // the entry that is shown
 let ready = null; // settles when /info has come
 
 function judge(entry) {
-  return thresholds.judge(entry.score, entry.className);
+  return thresholds.judge(entry.score, entry.maximum, entry.className);
 }
 
 function selectedClass() {
@@ -104,6 +104,7 @@ async function score(file) {
     name: file.name,
     className,
     score: answer.score,
+    maximum: answer.map_maximum,
     width: answer.width,
     height: answer.height,
     seconds: (performance.now() - start) / 1000,

@@ -2,9 +2,16 @@
 
 const LN9 = Math.log(9);
 
-/** The scale where 0.5 is the threshold and 0.1 a typical good image; as grad/calibration.py. */
+/** The scale where 0.5 is the threshold and 0.1 a typical good image; as grad/score/thresholds.py. */
 export function calibrated(score, typical, threshold) {
   return 1 / (1 + Math.exp((-LN9 * (score - threshold)) / (threshold - typical)));
+}
+
+/** The image score or, where the map's largest value is further up, the score as far up as that. */
+function jointScore(score, maximum, row) {
+  if (!row.joint || !Number.isFinite(maximum)) return score;
+  const distance = (maximum - row.pixel_typical) / (row.pixel - row.pixel_typical);
+  return Math.max(score, row.image_typical + distance * (row.image - row.image_typical));
 }
 
 /** A number with four digits that count, as people write it. */
@@ -57,13 +64,15 @@ export class Thresholds {
     this.move(className, (score - row.image_typical) / (row.image - row.image_typical));
   }
 
-  /** What a raw score means: verdict, calibrated value and the threshold in force. */
-  judge(score, className) {
+  /** What a raw score, and the largest value of the map, mean: verdict, calibrated value and the
+   * threshold in force. */
+  judge(score, maximum, className) {
     const row = this.of(className);
     if (!row) return { verdict: "none", value: null, threshold: null };
+    const highest = jointScore(score, maximum, row);
     return {
-      verdict: score > row.image ? "anomalous" : "good",
-      value: calibrated(score, row.image_typical, row.image),
+      verdict: highest > row.image ? "anomalous" : "good",
+      value: calibrated(highest, row.image_typical, row.image),
       threshold: row.image,
     };
   }
