@@ -54,7 +54,11 @@ void fault(const std::string& kind, const void* pc, const std::string& detail) {
     return;
   }
   const char* orders[] = {"ascending", "descending", "shuffled"};
-  const std::string last_barrier = std::string(state.barrier_file) + ":" + std::to_string(state.barrier_line);
+  std::string file = state.barrier_file;
+  if (file.rfind(EMULATE_ROOT, 0) == 0) {
+    file = file.substr(std::strlen(EMULATE_ROOT));
+  }
+  const std::string last_barrier = file + ":" + std::to_string(state.barrier_line);
   found.push_back(
       {kind, detail, state.kernel, pc ? source_of(pc) : "last barrier " + last_barrier, state.case_name,
        text_of("block", blockIdx.x, blockIdx.y) + ", " + text_of("thread", threadIdx.x, threadIdx.y) +
