@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from grad.score.metrics.classes import METRICS
+from grad.system.names import printable
+from grad.system.progress import cell
 
 _SOURCES = {
     "folds": "in folds",
@@ -35,7 +37,7 @@ def metrics_table(summary: Mapping[str, Any]) -> Table:
     for key in METRICS:
         table.add_column(_HEADINGS[key], footer=_cell(summary["mean"][key]), justify="right")
     for name, values in summary["classes"].items():
-        table.add_row(name, *(_cell(values[key]) for key in METRICS))
+        table.add_row(cell(name), *(_cell(values[key]) for key in METRICS))
     return table
 
 
@@ -59,7 +61,7 @@ def verdict_table(section: Mapping[str, Any]) -> Table:
     table.add_column("asked for\nand likely", justify="right")
     table.add_column("made from\nimages", justify="right")
     for name, row in section["classes"].items():
-        table.add_row(name, *_cells(row))
+        table.add_row(cell(name), *_cells(row))
     if section["unknown"]:
         table.add_section()
         table.add_row("not stated", *_cells(section["unknown"]))
@@ -70,7 +72,7 @@ def show_thresholds(section: Mapping[str, Any], console: Console) -> None:
     """The table, and what is to be said about how far the thresholds can be trusted."""
     console.print(verdict_table(section))
     for text in _cautions(section):
-        console.print(text, style="yellow", markup=False, highlight=False)
+        console.print(printable(text), style="yellow", markup=False, highlight=False)
 
 
 def _asked(rate: float | str | None) -> str:

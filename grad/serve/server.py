@@ -12,11 +12,11 @@ import uvicorn
 from rich.console import Console
 from starlette.types import ASGIApp
 
+from grad.serve.connection import Connection
 from grad.serve.settings import ServeSettings
 from grad.system.errors import GradError
 
 _LAST_ANSWERS = 30  # seconds that accepted requests have at the end
-_IDLE = 30  # seconds that a connection without requests stays open
 _LOG = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -86,19 +86,20 @@ def announce(settings: ServeSettings, listener: socket.socket, console: Console)
         )
 
 
-def serve(app: ASGIApp, listener: socket.socket, settings: ServeSettings) -> None:
-    """Answer requests until SIGINT or SIGTERM; what was accepted by then is still answered.
+def configure(app: ASGIApp, settings: ServeSettings) -> uvicorn.Config:
+    """How uvicorn serves an application.
 
     Raises:
         GradError: the certificate or its key can't be used.
     """
     config = uvicorn.Config(
         app,
+        http=Connection,
         log_level="info" if settings.access_log else "warning",
         access_log=settings.access_log,
         log_config=_LOG if settings.access_log else None,
         server_header=False,
-        timeout_keep_alive=_IDLE,
+        timeout_keep_alive=settings.head_timeout_s,
         timeout_graceful_shutdown=_LAST_ANSWERS,
         ssl_certfile=settings.ssl_certfile and settings.ssl_certfile.expanduser(),
         ssl_keyfile=settings.ssl_keyfile and settings.ssl_keyfile.expanduser(),
@@ -110,6 +111,16 @@ def serve(app: ASGIApp, listener: socket.socket, settings: ServeSettings) -> Non
             f"--ssl-certfile {settings.ssl_certfile} can't be used ({error}): give a certificate "
             "and its key in PEM format."
         ) from error
+    return config
+
+
+def serve(app: ASGIApp, listener: socket.socket, settings: ServeSettings) -> None:
+    """Answer requests until SIGINT or SIGTERM; what was accepted by then is still answered.
+
+    Raises:
+        GradError: the certificate or its key can't be used.
+    """
+    config = configure(app, settings)
     # uvicorn handles both signals and then raises them again: here, that is no failure.
     before = {sig: signal.signal(sig, _nothing) for sig in (signal.SIGINT, signal.SIGTERM)}
     try:

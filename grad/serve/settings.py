@@ -28,6 +28,7 @@ class ServeSettings:
         queue: most images accepted and not yet answered.
         batch_size: most images in one run of the network.
         max_wait_ms: how long a batch that is not full waits for images still being decoded.
+        head_timeout_s: how long a connection may wait before a request, or inside its head.
         read_timeout_s: how long an upload may take.
         idle_timeout_s: how long nothing of it may come.
         ssl_certfile, ssl_keyfile: certificate and its key (PEM), for https; None: plain HTTP. A
@@ -46,6 +47,7 @@ class ServeSettings:
     queue: int = 64
     batch_size: int = 8
     max_wait_ms: float = 5.0
+    head_timeout_s: int = 30
     read_timeout_s: float = 60.0
     idle_timeout_s: float = 5.0
     ssl_certfile: Path | None = None
@@ -59,6 +61,7 @@ class ServeSettings:
         _between("--queue", self.queue, 1, 100_000)
         _between("--batch-size", self.batch_size, 1, 4096)
         _between("--max-wait-ms", self.max_wait_ms, 0, 10_000)
+        _between("--head-timeout-s", self.head_timeout_s, 1, 86_400)
         _between("--read-timeout-s", self.read_timeout_s, 0.001, 86_400)
         _between("--idle-timeout-s", self.idle_timeout_s, 0.001, 86_400)
         if self.ssl_keyfile is not None and self.ssl_certfile is None:

@@ -76,13 +76,13 @@ def served(detector, name="fake", **settings) -> Iterator[str]:
     import uvicorn
 
     from grad.serve.app import create_app
-    from grad.serve.server import bind, url
+    from grad.serve.server import bind, configure, url
     from grad.serve.settings import ServeSettings
 
     chosen = ServeSettings(port=0, **settings)
     with bind(chosen) as listener:
         app = create_app(detector, chosen, name)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+        server = uvicorn.Server(configure(app, chosen))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

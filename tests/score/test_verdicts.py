@@ -109,3 +109,9 @@ def test_thresholds_that_find_nothing_are_called_that(calibration):
     missed = [record("a", True, 0.5), record("b", True, 900.0)]
     text = shown(judge(dict.fromkeys("ab", calibration), missed))
     assert "No defect of a is found. Try --tile" in text
+
+
+def test_names_are_shown_as_they_are_and_move_no_cursor(calibration):
+    name = "[bold]a[/x]\x1b[2J"
+    said = shown(judge({name: calibration}, [record(name, True, 0.0)]))
+    assert said.count(r"[bold]a[/x]\x1b[2J") >= 2 and "\x1b" not in said

@@ -3,10 +3,12 @@
 import asyncio
 import base64
 import io
+import json
 import re
 import socket
 import struct
 import threading
+import time
 import urllib.parse
 import urllib.request
 import zlib
@@ -363,6 +365,56 @@ def test_who_sends_nothing_keeps_no_place(detector):
             assert b" 408 " in stalled.recv(100)
         with urllib.request.urlopen(f"{address}predict", encoded(grey(9))) as answer:
             assert answer.status == 200
+
+
+def connect(address):
+    there = urllib.parse.urlsplit(address)
+    return socket.create_connection((there.hostname, there.port), timeout=60)
+
+
+def received(connection):
+    """All that comes until the other side closes."""
+    return b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize("sent", [b"", GET[:20], GET[:-2], GET + GET[:20]])
+def test_a_connection_without_a_whole_head_is_closed(detector, sent):
+    """uvicorn alone would keep all of these for ever."""
+    with served(detector, head_timeout_s=1) as address, connect(address) as stalled:
+        stalled.sendall(sent)
+        assert received(stalled).count(b"HTTP/1.1 200") == sent.count(GET)
+
+
+def test_a_head_byte_by_byte_gets_no_more_time(detector):
+    with served(detector, head_timeout_s=1) as address, connect(address) as slow:
+        slow.sendall(GET[:10])
+        with pytest.raises(OSError):
+            for _ in range(200):
+                slow.sendall(b"a")
+                time.sleep(0.05)
+
+
+def test_heads_in_parts_and_connections_that_are_used_again_are_answered(detector):
+    with served(detector, head_timeout_s=2) as address, connect(address) as connection:
+        for _ in range(8):  # longer than one head may take, together
+            connection.sendall(GET[:25])
+            time.sleep(0.3)
+            connection.sendall(GET[25:])
+            answer = b""
+            while not answer.endswith(b"}"):
+                answer += connection.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_what_is_no_http_is_refused_in_json(detector):
+    with served(detector) as address, connect(address) as connection:
+        connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        head, body = received(connection).split(b"\r\n\r\n")
+    assert b" 400 " in head
+    assert json.loads(body)["detail"].endswith(".")
 
 
 # ---- access ---------------------------------------------------------------------------------
