@@ -10,6 +10,7 @@ from rich.console import Console
 
 from grad.data.samples import Sample
 from grad.features.features import Features
+from grad.features.split import fold_images
 from grad.model.grad import GRAD
 from grad.model.measure import leaving_out, measure_features, measure_residuals
 from grad.model.settings import ModelSettings
@@ -223,7 +224,7 @@ def test_images_that_are_left_out_are_as_far_as_new_ones(tiles, monkeypatch):
         known.append(distances(images, kind))
         unknown.append(distances(new.of_classes([name]), kind))
         of_class = torch.zeros(2, 23)
-        for left in leaving_out(statistics, predict, images, kind):
+        for left in leaving_out(statistics, predict, images, kind, fold_images(images.samples)):
             assert of_class[:, list(left)].eq(0).all() and 4 <= len(left) <= 5
             of_class[:, list(left)] = distances(images.subset(left), kind)
         left_out.append(of_class)
@@ -238,7 +239,7 @@ def test_what_is_left_out_comes_back_if_nobody_goes_on():
     statistics = Statistics(12)
     measure_residuals(statistics, torch.zeros_like, features.tiles())
     before = statistics.residuals.directions.clone()
-    answers = leaving_out(statistics, torch.zeros_like, features, 0)
+    answers = leaving_out(statistics, torch.zeros_like, features, 0, fold_images(features.samples))
     next(answers)
     assert not torch.equal(statistics.residuals.directions, before)
     answers.close()
@@ -250,6 +251,8 @@ def test_a_single_image_is_never_left_out():
     statistics = Statistics(12)
     measure_residuals(statistics, torch.zeros_like, features.tiles())
     before = statistics.residuals.directions.clone()
-    for left in leaving_out(statistics, torch.zeros_like, features, 0):
+    for left in leaving_out(
+        statistics, torch.zeros_like, features, 0, fold_images(features.samples)
+    ):
         assert list(left) == [0]
         assert torch.equal(statistics.residuals.directions, before)
