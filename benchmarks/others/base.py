@@ -139,7 +139,7 @@ def _judge(
         if maps.shape[1:] != size:
             maps = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
         for i, sample in enumerate(mine):
-            mask = None if sample.mask is None else load_mask(sample.mask, size)
+            mask = None if sample.mask is None else load_mask(sample.mask, size, sample.mask_rule)
             row = slice(i, i + 1)
             metrics[sample.class_name].update(maps[row], [mask], scores[row], [sample.anomalous])
     return {name: of_class.compute() for name, of_class in metrics.items()}, seconds

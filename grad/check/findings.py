@@ -155,7 +155,7 @@ def _soft_masks(name: str, test: Sequence[Sample], survey: Survey) -> Iterator[s
         yield (
             f"{name}: {count(len(soft), 'mask')} with many values between black and white, as "
             f"JPEG and smoothing make them, the first is {soft[0]}: every value above zero counts "
-            "as defect, also the grey around it; save masks in two values, as PNG."
+            "as defect, also the grey around it: train and evaluate with --mask-rule half."
         )
 
 

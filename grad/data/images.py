@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from grad.data.picture import Picture, as_floats
+from grad.data.samples import MaskRule
 from grad.system.errors import GradError
 
 _ORIENTATION_TAG = 0x0112
@@ -118,15 +119,18 @@ def load_picture(path: Path) -> Picture:
         raise UnreadableImage(path, _reason(path, error)) from error
 
 
-def load_mask(path: Path, size: tuple[int, int] | None = None) -> Tensor:
-    """Decode a ground truth mask: True where any colour is above zero.
+def load_mask(path: Path, size: tuple[int, int] | None = None, rule: MaskRule = "any") -> Tensor:
+    """Decode a ground truth mask: True where a pixel marks a defect.
 
-    So values 0 and 255, 0 and 1, and 0..N with a number for each kind of defect all work. An alpha
-    channel does not count.
+    With the rule "any" that is where any colour is above zero. So values 0 and 255, 0 and 1, and
+    0..N with a number for each kind of defect all work. With "half" it is where a colour is above
+    half of the mask's brightest, which leaves the grey out that JPEG and smoothing put around a
+    drawn defect. An alpha channel does not count.
 
     Args:
         path: any file that Pillow decodes.
         size: (H, W) to resize to (nearest), None for the mask's own.
+        rule: "any" or "half", as above.
 
     Returns:
         (H, W) bool.
@@ -137,9 +141,10 @@ def load_mask(path: Path, size: tuple[int, int] | None = None) -> Tensor:
     try:
         image = _open(path)
         if image.mode[0] in "IF":
-            mask = np.asarray(image) > 0
+            values = np.asarray(image)
         else:
-            mask = np.asarray(Picture.from_image(image).rgb()).max(axis=2) > 0
+            values = np.asarray(Picture.from_image(image).rgb()).max(axis=2)
+        mask = values > (0 if rule == "any" else max(0.0, values.max() / 2))
         if size is not None and mask.shape != size:
             resized = Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST)
             mask = np.asarray(resized)

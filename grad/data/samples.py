@@ -10,6 +10,9 @@ from typing import Literal
 
 from grad.system.errors import GradError
 
+MaskRule = Literal["any", "half"]
+"""Which pixels of a mask mark a defect: see :func:`grad.data.images.load_mask`."""
+
 GOOD = "good"
 _GOOD_NAMES = frozenset({GOOD, "ok", "normal"})
 
@@ -25,6 +28,7 @@ class Sample:
         anomalous: whether it shows a defect.
         defect: the kind of defect, ``"good"`` for good images.
         mask: the ground truth image, None for good images and where there is none.
+        mask_rule: which of its pixels mark a defect.
     """
 
     path: Path
@@ -33,6 +37,7 @@ class Sample:
     anomalous: bool = False
     defect: str = GOOD
     mask: Path | None = None
+    mask_rule: MaskRule = "any"
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,10 @@ class Dataset:
             train=tuple(sample for sample in self.train if sample.class_name in wanted),
             test=tuple(sample for sample in self.test if sample.class_name in wanted),
         )
+
+    def with_mask_rule(self, rule: MaskRule) -> Dataset:
+        """The same set with another rule for all its masks."""
+        return replace(self, test=tuple(replace(s, mask_rule=rule) for s in self.test))
 
     def summary(self) -> list[ClassSummary]:
         """The counts of each class, ordered by name."""

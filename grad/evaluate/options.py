@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from grad.data.samples import MaskRule
 from grad.score.rates import check_rate
 from grad.system.command_line import argument, class_list, flag, option
 from grad.system.errors import GradError
@@ -45,6 +46,11 @@ class EvaluateOptions:
         None, "Folder for features, kept for later runs; none: grad/features in the user's cache."
     )
     workers: int | None = option(None, "Threads that decode images; none: one a core, at most 8.")
+    mask_rule: MaskRule = option(
+        "any",
+        "Pixels of a mask that mark a defect: any above zero, or those above half of the mask's "
+        "brightest, for masks in JPEG or with soft edges.",
+    )
     exact_metrics: bool = option(
         False, "Keep the score of every pixel, 4 bytes each, however many there are."
     )
@@ -65,6 +71,10 @@ class EvaluateOptions:
         for name in ("classes", "out"):
             if self.data is None and getattr(self, name) is not None:
                 raise GradError(f"{flag(name)} needs --data: the run's own results are in the run.")
+        if self.data is None and self.mask_rule != "any":
+            raise GradError(
+                "--mask-rule needs --data: the run's own results are as they were made."
+            )
         self.class_names()
 
     def class_names(self) -> tuple[str, ...] | None:

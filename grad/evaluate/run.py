@@ -57,6 +57,7 @@ def assess(options: EvaluateOptions, console: Console) -> Path:
     device = find_device(options.device)
     names = options.class_names()
     dataset = find_dataset(options.data, names, strict=options.strict, training=False)
+    dataset = dataset.with_mask_rule(options.mask_rule)
     if not dataset.test:
         raise GradError(
             f"--data {options.data} has no test images: put good ones in CLASS/test/good and "

@@ -105,7 +105,7 @@ def _masks(
     """The part of an image's mask that each of its tiles shows; None where it has no mask."""
     if sample.mask is None:
         return repeat(None)
-    mask = load_mask(sample.mask)
+    mask = load_mask(sample.mask, rule=sample.mask_rule)
     if tiling is None:
         return iter([mask])
     mosaic = Mosaic.of_image(tiling, (mask.shape[0], mask.shape[1]), image_size)

@@ -276,7 +276,7 @@ def _load(sample: Sample, longest: int) -> tuple[Tensor, Tensor | None]:
     height, width = image_size(sample.path)
     factor = longest / max(height, width)
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
-    mask = None if sample.mask is None else load_mask(sample.mask, size)
+    mask = None if sample.mask is None else load_mask(sample.mask, size, sample.mask_rule)
     return load_image(sample.path, size), mask
 
 

@@ -160,7 +160,7 @@ def _thumbnail(shown: Shown, side: int) -> Thumbnail:
         pixels = (load_image(sample.path, size) * 255.0).round().to(torch.uint8)
         thumbnail = _webp(Image.fromarray(pixels.permute(1, 2, 0).numpy()), _QUALITY)
         if sample.mask is not None:
-            mask = _encode_mask(load_mask(sample.mask))
+            mask = _encode_mask(load_mask(sample.mask, rule=sample.mask_rule))
     except UnreadableImage:
         pass  # removed since it was scored; the page says so
     return Thumbnail(shown, _text(thumbnail), _text(shown.heat.picture), _text(mask))

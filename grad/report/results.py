@@ -20,7 +20,7 @@ from grad.report.coordinates import sample_coordinates
 from grad.report.examples import ExamplePicker, save_examples
 from grad.report.gallery import Gallery
 from grad.report.write import write_report
-from grad.score.dataset import MASK_RULE, evaluate
+from grad.score.dataset import MASK_RULES, evaluate
 from grad.score.metrics.classes import ClassReport, summarize
 from grad.score.records import ImageRecord, Recorder, write_records
 from grad.score.thresholds import Calibration
@@ -170,7 +170,7 @@ def test_settings(test: Features, image_size: int, split: TrainingSplit | None) 
         "grad_version": __version__,
         "image_size": image_size,
         "anomaly_map_size": image_size,
-        "mask_rule": MASK_RULE,
+        "mask_rule": MASK_RULES[test.samples[0].mask_rule if test.samples else "any"],
         "images": images,
         "unreadable_images": len(skipped),
     }

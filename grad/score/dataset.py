@@ -12,7 +12,7 @@ from torch import Tensor
 
 from grad.data.images import image_size, load_mask
 from grad.data.mosaic import Mosaic
-from grad.data.samples import Sample
+from grad.data.samples import MaskRule, Sample
 from grad.data.tiling import Tiling
 from grad.features.features import Features
 from grad.features.split import fold_images
@@ -26,7 +26,11 @@ from grad.system.progress import Progress
 
 _BATCH = 16  # images scored at once
 
-MASK_RULE = "pixels above zero, resized to the anomaly map by nearest neighbour"
+MASK_RULES: dict[MaskRule, str] = {
+    "any": "pixels above zero, resized to the anomaly map by nearest neighbour",
+    "half": "pixels above half of the mask's brightest, resized to the anomaly map by nearest "
+    "neighbour",
+}
 
 
 class Observer(Protocol):
@@ -218,4 +222,6 @@ def _rows_by_class(samples: list[Sample]) -> dict[str, list[int]]:
 
 
 def _mask(sample: Sample, size: tuple[int, int]) -> Tensor | None:
-    return None if sample.mask is None else load_mask(sample.mask, size)
+    if sample.mask is None:
+        return None
+    return load_mask(sample.mask, size, sample.mask_rule)

@@ -57,4 +57,4 @@ def _find_dataset(options: TrainOptions) -> Dataset:
         dataset = find_dataset(options.data, names, strict=options.strict)
     if options.few_shot is not None:
         dataset = few_shot(dataset, options.few_shot, options.seed)
-    return dataset
+    return dataset.with_mask_rule(options.mask_rule)

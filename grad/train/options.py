@@ -12,6 +12,7 @@ from typing import Literal
 
 import yaml
 
+from grad.data.samples import MaskRule
 from grad.data.tiling import Tiling, tiling_of
 from grad.model.presets import JitterMode, Lookup, Parts, Preset, Refine
 from grad.score.rates import check_rate, check_share
@@ -125,6 +126,11 @@ class TrainOptions:
     )
     threshold: Literal["good", "f1"] = option(
         "good", "Thresholds from good images, or where F1 of the test images is largest."
+    )
+    mask_rule: MaskRule = option(
+        "any",
+        "Pixels of a mask that mark a defect: any above zero, or those above half of the mask's "
+        "brightest, for masks in JPEG or with soft edges.",
     )
     exact_metrics: bool = option(
         False, "Keep the score of every pixel, 4 bytes each, however many there are."

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from grad.data.images import (
     UnreadableImage,
@@ -199,6 +199,28 @@ def test_mask_is_resized_to_the_nearest_pixel(tmp_path):
     Image.fromarray(values).save(tmp_path / "mask.png")
     larger = load_mask(tmp_path / "mask.png", (16, 24))
     assert larger.tolist() == np.kron(values, np.ones((2, 3))).astype(bool).tolist()
+
+
+@pytest.mark.parametrize("name", ["mask.png", "mask.jpg"])
+def test_half_of_a_masks_brightest_leaves_its_soft_edges_out(tmp_path, name):
+    sharp = np.zeros((64, 64), bool)
+    sharp[16:40, 24:48] = True
+    Image.fromarray(sharp).convert("L").filter(ImageFilter.GaussianBlur(2)).save(tmp_path / name)
+    half = load_mask(tmp_path / name, rule="half").numpy()
+    assert (half ^ sharp).sum() < 0.03 * sharp.sum()
+    assert load_mask(tmp_path / name).sum() > 1.3 * sharp.sum()
+
+
+def test_half_of_a_masks_brightest_takes_masks_of_0_and_1(tmp_path):
+    values = np.eye(4, dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / "mask.png")
+    assert load_mask(tmp_path / "mask.png", rule="half").tolist() == (values > 0).tolist()
+
+
+@pytest.mark.parametrize("rule", ["any", "half"])
+def test_a_black_mask_marks_nothing(tmp_path, rule):
+    Image.new("L", (3, 2)).save(tmp_path / "mask.png")
+    assert not load_mask(tmp_path / "mask.png", rule=rule).any()
 
 
 def test_suffixes_are_those_that_pillow_decodes():

@@ -4,10 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.command import error_of
 from helpers.images import make_images
+from PIL import Image, ImageFilter
 
 from grad.data.layouts import find_dataset
 from grad.detector import checkpoint
@@ -130,6 +132,22 @@ def test_evaluation_of_the_same_images_gives_the_same(run, data, cache):
     assert set(chosen["classes"]) == {"one"}
 
 
+def test_soft_edges_of_masks_count_by_rule(run, data, cache, tmp_path):
+    shutil.copytree(data, tmp_path / "soft")
+    masks = sorted(tmp_path.glob("soft/*/ground_truth/*/*"))
+    for path in masks:
+        with Image.open(path) as image:
+            drawn = np.asarray(image.convert("L")) > 0
+        wide = Image.fromarray(drawn).convert("L").filter(ImageFilter.MaxFilter(9))
+        Image.fromarray(np.where(drawn, 255, np.asarray(wide) // 8).astype(np.uint8)).save(path)
+    arguments = [str(run), "--data", str(tmp_path / "soft"), "--cache", cache, "--device", "cpu"]
+    assert masks and main([*arguments, "--out", "any"]) == 0
+    assert main([*arguments, "--out", "half", "--mask-rule", "half"]) == 0
+    sharp, by_any, by_half = map(metrics_of, (run, tmp_path / "any", tmp_path / "half"))
+    assert by_half["classes"] == sharp["classes"] != by_any["classes"]
+    assert "half" in by_half["settings"]["mask_rule"] != by_any["settings"]["mask_rule"]
+
+
 def test_a_class_that_was_not_trained_on(run, cache, tmp_path, capsys):
     make_images(tmp_path / "new", classes=("three",), test=4, size=SIZE)
     arguments = ["--data", "new", "--out", "out", "--cache", cache, "--device", "cpu"]
@@ -205,6 +223,8 @@ def test_further_images_make_the_thresholds(data, cache, tmp_path, monkeypatch):
         (["run", "--threshold", "high"], ["--threshold", "high"]),
         (["run", "--threshold", "-1"], ["--threshold", "above 0"]),
         (["run", "--classes", "one"], ["--classes needs --data"]),
+        (["run", "--mask-rule", "half"], ["--mask-rule needs --data"]),
+        (["run", "--mask-rule", "most"], ["--mask-rule"]),
         (["run", "--out", "x"], ["--out needs --data"]),
         (["run", "--data", "data", "--workers", "0"], ["--workers"]),
         (["run", "--data", "data", "--classes", "nine"], ["nine", "one, two"]),
