@@ -155,6 +155,7 @@ void run_grid(const char* kernel, const void* function, const Settings& settings
     }
   }
   on_launch_end(declared);
+  state.kernel = "host code";
 }
 
 }  // namespace emulate

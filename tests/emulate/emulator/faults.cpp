@@ -47,6 +47,12 @@ std::string source_of(const void* pc) {
   return where.empty() ? "no line of a kernel" : where;
 }
 
+std::string last_barrier() {
+  const std::string file = state.barrier_file;
+  const bool is_ours = file.rfind(EMULATE_ROOT, 0) == 0;
+  return (is_ours ? file.substr(std::strlen(EMULATE_ROOT)) : file) + ":" + std::to_string(state.barrier_line);
+}
+
 void fault(const std::string& kind, const void* pc, const std::string& detail) {
   const auto [at, is_new] = places.try_emplace({kind, state.kernel, pc}, found.size());
   if (!is_new) {
@@ -54,16 +60,17 @@ void fault(const std::string& kind, const void* pc, const std::string& detail) {
     return;
   }
   const char* orders[] = {"ascending", "descending", "shuffled"};
-  std::string file = state.barrier_file;
-  if (file.rfind(EMULATE_ROOT, 0) == 0) {
-    file = file.substr(std::strlen(EMULATE_ROOT));
+  std::string where;
+  if (pc) {
+    where = source_of(pc);
+  } else if (state.in_kernel) {
+    where = "last barrier " + last_barrier();
   }
-  const std::string last_barrier = file + ":" + std::to_string(state.barrier_line);
-  found.push_back(
-      {kind, detail, state.kernel, pc ? source_of(pc) : "last barrier " + last_barrier, state.case_name,
-       text_of("block", blockIdx.x, blockIdx.y) + ", " + text_of("thread", threadIdx.x, threadIdx.y) +
-           ", threads " + orders[static_cast<int>(state.order)],
-       1});
+  found.push_back({kind, detail, state.kernel, where, state.case_name,
+                   text_of("block", blockIdx.x, blockIdx.y) + ", " +
+                       text_of("thread", threadIdx.x, threadIdx.y) + ", threads " +
+                       orders[static_cast<int>(state.order)],
+                   1});
 }
 
 const std::vector<Fault>& faults() { return found; }
@@ -75,9 +82,9 @@ void forget_faults() {
 
 void print_faults() {
   for (const Fault& f : found) {
-    std::printf("fault: %s%s%s\n  in %s, %s\n  %s\n  %s, %lld times\n", f.kind.c_str(),
-                f.detail.empty() ? "" : ": ", f.detail.c_str(), f.kernel.c_str(), f.where.c_str(),
-                f.case_name.c_str(), f.thread.c_str(), static_cast<long long>(f.count));
+    std::printf("fault: %s%s%s\n  in %s%s%s\n  %s\n  %s, %lld times\n", f.kind.c_str(),
+                f.detail.empty() ? "" : ": ", f.detail.c_str(), f.kernel.c_str(), f.where.empty() ? "" : ", ",
+                f.where.c_str(), f.case_name.c_str(), f.thread.c_str(), static_cast<long long>(f.count));
   }
   std::fflush(stdout);
 }

@@ -18,7 +18,7 @@ struct State {
   size_t block_limit = 0;
   Totals totals = {};
 
-  const char* kernel = "";
+  const char* kernel = "host code";
   const char* barrier_file = "";  // where the last barrier is
   int barrier_line = 0;
   bool in_kernel = false;
@@ -34,5 +34,6 @@ void fault(const std::string& kind, const void* pc, const std::string& detail = 
 
 // "csrc/common/vec.cuh:35, from csrc/project/project_cuda.cu:44": the line and what it is inlined in.
 std::string source_of(const void* pc);
+std::string last_barrier();  // "csrc/project/project_cuda.cu:188"
 
 }  // namespace emulate

@@ -39,8 +39,7 @@ void sync_threads(const char* file, int line) {
       fault("barrier not met by all", pc, "some threads have exited");
     }
   } else if (state.barrier_line != line || std::strcmp(state.barrier_file, file) != 0) {
-    fault("different barriers", pc,
-          std::string("others wait at ") + state.barrier_file + ":" + std::to_string(state.barrier_line));
+    fault("different barriers", pc, "others wait at " + last_barrier());
   }
   block.threads[state.thread].wait = Wait::kBarrier;
   ++block.at_barrier;
