@@ -1,5 +1,5 @@
 // What host code needs of torch: argument checks whose text says what was expected and what came,
-// and the step from run-time types and dimensions to template arguments.
+// and the step from run-time types to template arguments.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,7 +7,6 @@
 
 #include <sstream>
 #include <string>
-#include <type_traits>
 
 #include "common/lattice.h"
 #include "common/scalar.h"
@@ -125,21 +124,6 @@ void dispatch_types(at::ScalarType values, at::ScalarType parameters, Body&& bod
       return mixed ? body(kBFloat16, kFloat) : body(kBFloat16, kBFloat16);
     default:
       TORCH_INTERNAL_ASSERT(false, "unchecked type ", values);
-  }
-}
-
-// Calls body(std::integral_constant<int, D>).
-template <typename Body>
-void dispatch_dims(int64_t dims, Body&& body) {
-  switch (dims) {
-    case 1:
-      return body(std::integral_constant<int, 1>{});
-    case 2:
-      return body(std::integral_constant<int, 2>{});
-    case 3:
-      return body(std::integral_constant<int, 3>{});
-    default:
-      return body(std::integral_constant<int, 4>{});
   }
 }
 

@@ -10,12 +10,28 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "common/scalar.h"
 
 namespace grad {
 
 constexpr int kMaxDims = 4;
+
+// Calls body(std::integral_constant<int, D>).
+template <typename Body>
+void dispatch_dims(int64_t dims, Body&& body) {
+  switch (dims) {
+    case 1:
+      return body(std::integral_constant<int, 1>{});
+    case 2:
+      return body(std::integral_constant<int, 2>{});
+    case 3:
+      return body(std::integral_constant<int, 3>{});
+    default:
+      return body(std::integral_constant<int, 4>{});
+  }
+}
 
 // Two cells beside the grid are counted along each axis: with them, too, their number fits an int.
 constexpr int64_t kMaxCells = (int64_t{1} << 31) - 3;

@@ -151,9 +151,9 @@ int main(int count, char** arguments) {
   if (work == "refine") {
     refine(sizes);
   } else if (work == "project") {
-    with_dims(static_cast<int>(numbers["dims"]), [&](auto dims) { project<dims()>(sizes); });
+    grad::dispatch_dims(static_cast<int>(numbers["dims"]), [&](auto dims) { project<dims()>(sizes); });
   } else if (work == "lookup") {
-    with_dims(static_cast<int>(numbers["dims"]), [&](auto dims) { lookup<dims()>(sizes); });
+    grad::dispatch_dims(static_cast<int>(numbers["dims"]), [&](auto dims) { lookup<dims()>(sizes); });
   } else {
     std::fprintf(stderr, "workloads: project, lookup or refine\n");
     return 2;

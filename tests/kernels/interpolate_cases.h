@@ -106,7 +106,8 @@ class InterpolateCase {
           want.data() + n * columns_);
     }
     const RowLayout layout = alignment_.runs(random_, columns_, false);
-    with_dims(dims_, [&](auto dims) { Device::template interpolate_forward<dims()>(*this, layout, want); });
+    grad::dispatch_dims(
+        dims_, [&](auto dims) { Device::template interpolate_forward<dims()>(*this, layout, want); });
   }
 
   void backward(bool need_grid, bool need_coords) {
@@ -119,7 +120,8 @@ class InterpolateCase {
     const G* grid = need_coords || random_.chance(50) ? grid_.get() : nullptr;
     const Backward backward{
         {coords_.get(), grid, grad_out.get(), layout, columns_, lattice_}, need_grid, need_coords, grad_out};
-    with_dims(dims_, [&](auto dims) { Device::template interpolate_backward<dims()>(*this, backward); });
+    grad::dispatch_dims(dims_,
+                        [&](auto dims) { Device::template interpolate_backward<dims()>(*this, backward); });
   }
 
   Random& random_;

@@ -94,7 +94,7 @@ class ProjectCase {
 
   // `wanted` has a bit for each of grad_hidden, grad_weight, grad_bias and grad_grid.
   void run(int wanted) {
-    with_dims(dims_, [&](auto dims) {
+    grad::dispatch_dims(dims_, [&](auto dims) {
       coordinates<dims()>();
       forward<dims()>();
       backward<dims()>(wanted);
