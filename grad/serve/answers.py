@@ -46,7 +46,10 @@ class Prediction(BaseModel):
     score: float = Field(description="Raw image score; larger is more anomalous.")
     value: float | None = Field(description="Calibrated score in [0, 1]; 0.5 is the threshold.")
     map_maximum: float = Field(description="The largest value of the anomaly map.")
-    threshold: float | None = Field(description="Raw scores above are anomalous.")
+    threshold: float | None = Field(
+        description="Raw scores above are anomalous; where /info calls the threshold joint, so is "
+        "an image whose map has a value above the pixel threshold there."
+    )
     is_anomalous: bool | None = Field(description="The verdict; null without a calibration.")
     width: int = Field(description="Of the image, upright, in pixels.")
     height: int = Field(description="Of the image, upright, in pixels.")
