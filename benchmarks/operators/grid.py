@@ -228,10 +228,7 @@ def lookup_case(
 
 def cases(options: Options) -> Iterator[Case]:
     """The paper's sizes, then other dimensions and channels."""
-    cuda = options.device.type == "cuda"
-    batches = (64, 512, 16) if cuda else (16, 64) if options.full else (16,)
-    if options.quick:
-        batches = (64,) if cuda else (16,)
+    batches = options.batches
     dtypes = (torch.float32, torch.bfloat16)
     for batch, dtype in product(batches, dtypes):
         yield from _paper_cases(batch, dtype, brief=options.quick and dtype != torch.float32)

@@ -50,6 +50,13 @@ class Options:
     compile: bool
     seconds: float | None
 
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Images at once, the first of them everywhere."""
+        if self.device.type == "cuda":
+            return (64,) if self.quick else (64, 512, 16)
+        return (16, 64) if self.full and not self.quick else (16,)
+
 
 class Bench:
     """Measures cases on one device, and keeps what is the same for all of them."""

@@ -79,10 +79,7 @@ def refine_case(
 
 def cases(options: Options) -> Iterator[Case]:
     """The paper's sizes, then other numbers of channels."""
-    cuda = options.device.type == "cuda"
-    batches = (64, 512, 16) if cuda else (16, 64) if options.full else (16,)
-    if options.quick:
-        batches = (64,) if cuda else (16,)
+    batches = options.batches
     dtypes = (torch.float32, torch.bfloat16)
     layouts = ("channels_last", "NCHW", "NCHW converted")
     for batch, dtype, layout in product(batches, dtypes, layouts):
