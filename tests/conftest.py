@@ -7,8 +7,13 @@ from helpers import browser as chromium
 
 from grad.ops import library
 
-# How long an example takes is the machine's matter.
-hypothesis.settings.register_profile("grad", deadline=None)
+# How long an example takes is the machine's matter; the fixtures of property tests, such as the
+# device, are the same for all examples.
+hypothesis.settings.register_profile(
+    "grad",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
 hypothesis.settings.load_profile("grad")
 
 

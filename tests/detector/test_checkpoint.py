@@ -1,12 +1,12 @@
 import dataclasses
 import json
-import os
 import shutil
 
 import numpy as np
 import pytest
 import timm
 import torch
+from helpers.disk import needs_dev_full
 from helpers.features import measure_statistics
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -289,7 +289,7 @@ def test_other_families_come_back_too(name, info, tmp_path):
     assert torch.equal(after(images), before(images))
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@needs_dev_full
 def test_a_full_disk_leaves_the_old_file(model, backbone, info, path, monkeypatch):
     before = path.read_bytes()
 

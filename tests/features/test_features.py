@@ -2,12 +2,12 @@ import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.disk import needs_dev_full, replacing_on_a_full_disk
 from helpers.images import FakeBackbone
 from PIL import Image
 from rich.console import Console
@@ -16,7 +16,7 @@ from grad.data.samples import Sample
 from grad.features.compute import compute_features, default_cache
 from grad.features.store import FeatureFile
 from grad.system.errors import GradError
-from grad.system.files import claimed, remove_leftovers, replacing
+from grad.system.files import claimed, remove_leftovers
 
 SIZE = 32
 
@@ -168,16 +168,9 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(samples, tmp_path):
         compute_features(samples, FakeBackbone(), SIZE, cache=tmp_path / "file")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@needs_dev_full
 def test_a_full_disk_is_a_sentence(samples, tmp_path, monkeypatch):
-    @contextmanager
-    def full(path):
-        with replacing(path) as temporary:
-            temporary.unlink()
-            temporary.symlink_to("/dev/full")
-            yield temporary
-
-    monkeypatch.setattr("grad.features.store.replacing", full)
+    monkeypatch.setattr("grad.features.store.replacing", replacing_on_a_full_disk)
     with pytest.raises(GradError, match="No space left on device"):
         compute_features(samples, FakeBackbone(), SIZE, cache=tmp_path / "cache")
 

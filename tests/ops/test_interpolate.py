@@ -20,7 +20,7 @@ from helpers.operators import (
     positions_to_coords,
     strided,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from scipy.ndimage import map_coordinates
 
 from grad.ops import interpolate, reference
@@ -122,12 +122,7 @@ def test_every_path_agrees_with_the_reference(device, path, dtype):
     assert_near(ours[1], true[1], TOLERANCE[dtype])
 
 
-@settings(
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=60, derandomize=True)
 @given(
     sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple),
     rows=st.integers(0, 70),

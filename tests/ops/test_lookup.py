@@ -15,7 +15,7 @@ from helpers.operators import (
     normal,
     strided,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from grad.ops import Jitter, interpolate, lookup, project, reference
 
@@ -95,12 +95,7 @@ def test_gradient_is_the_numerical_one(device, global_dims, local_dims):
     assert torch.autograd.gradcheck(lookup, inputs, nondet_tol=0.0)
 
 
-@settings(
-    max_examples=30,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=30, derandomize=True)
 @given(
     images=st.integers(1, 5),
     pixels=st.integers(0, 9),

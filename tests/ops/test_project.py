@@ -18,7 +18,7 @@ from helpers.operators import (
     normal,
     strided,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from grad.ops import Jitter, interpolate, jitter_noise, project, reference
 
@@ -142,12 +142,7 @@ def test_every_path_agrees_with_the_reference(device, path, dtype):
     assert_near(ours[0] + ours[1], true[0] + true[1], TOLERANCE[dtype])
 
 
-@settings(
-    max_examples=50,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=50, derandomize=True)
 @given(
     sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple),
     rows=st.integers(0, 70),

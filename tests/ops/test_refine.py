@@ -17,7 +17,7 @@ from helpers.operators import (
     normal,
     strided,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 
 from grad.ops import reference, refine, refined_map
 
@@ -93,12 +93,7 @@ def test_gradients_of_loss_and_of_score_alone(device, mode):
             assert_near(a, e, 1e-11) if e.any() else assert_near(a, e, 0.0)
 
 
-@settings(
-    max_examples=50,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=50, derandomize=True)
 @given(
     rows=st.integers(1, 80),
     channels=st.integers(1, 80),

@@ -90,7 +90,7 @@ small_maps = st.integers(0, 2**31 - 1).flatmap(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(small_maps)
 def test_agrees_with_sklearn_and_a_loop_with_ties(drawn: tuple[int, int, float]) -> None:
     seed, levels, share = drawn
@@ -195,7 +195,7 @@ def test_computing_does_not_change_the_state() -> None:
     assert metrics.compute() == metrics_of(maps, masks, labels, **options).compute()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31 - 1), st.sampled_from([3, 40, 1000]))
 def test_binned_metrics_are_within_their_bounds(seed: int, bins: int) -> None:
     maps, masks, labels = blobs(seed, 6, size=32)

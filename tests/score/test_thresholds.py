@@ -40,7 +40,7 @@ def limits(calibration):
     return [*calibration.classes.values(), calibration.unknown]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(calibrations(), st.lists(RATES, min_size=2, max_size=4))
 def test_thresholds_do_not_rise_with_the_rate(make, rates):
     calibration = make()
@@ -50,7 +50,7 @@ def test_thresholds_do_not_rise_with_the_rate(make, rates):
             assert strict.image >= loose.image and strict.pixel >= loose.pixel
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(calibrations(), st.sampled_from([0.03125, 4.0, 1024.0]))
 def test_thresholds_scale_with_the_scores(make, factor):
     for small, large in zip(limits(make()), limits(make(factor)), strict=True):
@@ -61,7 +61,7 @@ def test_thresholds_scale_with_the_scores(make, factor):
         assert large.note == small.note
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(calibrations())
 def test_thresholds_are_float32_numbers_above_what_is_typical(make):
     for limit in limits(make()):
@@ -70,14 +70,13 @@ def test_thresholds_are_float32_numbers_above_what_is_typical(make):
             assert math.isfinite(value) and float(np.float32(value)) == value
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(calibrations())
 def test_a_calibration_comes_back_from_json(make):
     calibration = make()
     assert Calibration.from_json(json.loads(json.dumps(calibration.to_json()))) == calibration
 
 
-@settings(deadline=None)
 @given(st.floats(0.0, 1e6), st.floats(1e-3, 1e6), st.floats(-1e6, 1e6))
 def test_the_calibrated_scale(typical, gap, score):
     threshold = typical + gap
@@ -216,7 +215,7 @@ def test_p_values_count_good_images():
     assert made.p_value(50.0, 50.0, "c") == made.p_value(50.0, 50.0, None)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.floats(1.0, 8.0), min_size=1, max_size=40), st.floats(0.5, 10.0), RATES)
 def test_what_is_above_a_threshold_by_rank_has_a_p_value_below_the_rate(scores, score, rate):
     good = GoodScores(scores, scores)
@@ -305,7 +304,7 @@ def test_a_given_threshold():
     assert fixed.at_rate(made.false_alarm_rate) == made
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(SCORES, SCORES)
 def test_f1_is_the_largest(good, bad):
     threshold, typical = f1_limit(good, bad)

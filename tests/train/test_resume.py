@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.disk import needs_dev_full, replacing_on_a_full_disk
 from helpers.features import make_features
 from helpers.images import make_images
 from safetensors import safe_open
@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from grad.model.grad import GRAD
 from grad.system.errors import GradError
-from grad.system.files import claimed, replacing
+from grad.system.files import claimed
 from grad.system.run_folder import STATE
 from grad.train import images as run_images
 from grad.train import state as training_state
@@ -138,16 +138,9 @@ def test_a_damaged_state_is_a_sentence(tmp_path, damage):
         train(tmp_path, 2)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@needs_dev_full
 def test_a_full_disk_is_a_sentence(tmp_path, monkeypatch):
-    @contextmanager
-    def full(path):
-        with replacing(path) as temporary:
-            temporary.unlink()
-            temporary.symlink_to("/dev/full")
-            yield temporary
-
-    monkeypatch.setattr(training_state, "replacing", full)
+    monkeypatch.setattr(training_state, "replacing", replacing_on_a_full_disk)
     monkeypatch.setattr(training_state, "save_file", lambda _, path, __: path.write_bytes(b"x"))
     with pytest.raises(GradError, match="No space left"):
         train(tmp_path, 3)
