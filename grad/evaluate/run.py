@@ -25,6 +25,7 @@ from grad.detector.checkpoint import (
 from grad.evaluate.options import EvaluateOptions
 from grad.features.compute import compute_features, default_cache
 from grad.features.features import Features
+from grad.features.split import fold_sources
 from grad.report.console import show_thresholds
 from grad.report.contents import About
 from grad.report.results import Results, test_settings, write_metrics
@@ -215,7 +216,7 @@ def _calibrate(
     scores, maxima = left_out_scores(
         model, features, info.image_size, info.classes, console=console
     )
-    return calibrate(scores, maxima, dict.fromkeys(scores, "folds"), "auto")
+    return calibrate(scores, maxima, fold_sources(features.samples), "auto")
 
 
 def _read_metrics(path: Path) -> dict[str, Any]:

@@ -81,13 +81,20 @@ def split_training(
     if len(validation):
         return TrainingSplit(train, validation, dict.fromkeys(names, "validation"))
     rest, held = hold_out(train.samples, share, seed)
-    sources: dict[str, Source] = dict.fromkeys(names, "folds")
+    sources = fold_sources(train.samples, groups)
     sources |= dict.fromkeys((train.samples[i].class_name for i in held), "held out")
-    for name in names:
-        mine = [sample for sample in train.samples if sample.class_name == name]
-        if sources[name] == "folds" and len(fold_images(mine, groups)) == 1:
-            sources[name] = "training"
     return TrainingSplit(train.subset(rest), train.subset(held), sources)
+
+
+def fold_sources(samples: Sequence[Sample], groups: str | None = None) -> dict[str, Source]:
+    """Of each class, "folds"; "training" where its images are a single one, or a single group."""
+    by_class: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_class.setdefault(sample.class_name, []).append(sample)
+    return {
+        name: "folds" if len(fold_images(mine, groups)) > 1 else "training"
+        for name, mine in by_class.items()
+    }
 
 
 def fold_images(

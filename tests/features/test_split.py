@@ -9,7 +9,7 @@ from PIL import Image
 from grad.data.samples import Sample, held_out_count, hold_out
 from grad.data.validation import find_validation
 from grad.features.features import Features
-from grad.features.split import fold_images, split_training
+from grad.features.split import fold_images, fold_sources, split_training
 from grad.system.errors import GradError
 
 
@@ -132,3 +132,8 @@ def test_wrong_folders_of_further_images(tmp_path):
         find_validation(tmp_path, ["a"], [Sample(path, "a", "train")])
     with pytest.raises(GradError, match=r"no images of class b: put good ones in .*/b"):
         find_validation(tmp_path, ["a", "b"], ())
+
+
+def test_what_is_a_single_image_or_group_is_never_left_out():
+    assert fold_sources(samples(a=1, b=2)) == {"a": "training", "b": "folds"}
+    assert fold_sources(samples(b=2), "[a-z]+$") == {"b": "training"}
