@@ -51,6 +51,11 @@ class Prediction(BaseModel):
         "an image whose map has a value above the pixel threshold there."
     )
     is_anomalous: bool | None = Field(description="The verdict; null without a calibration.")
+    p_value: float | None = Field(
+        description="(1 + good images at least as odd) / (n + 1), of the n good images that the "
+        "threshold was made from."
+    )
+    p_resolution: float | None = Field(description="1 / (n + 1), the smallest that it can be.")
     width: int = Field(description="Of the image, upright, in pixels.")
     height: int = Field(description="Of the image, upright, in pixels.")
     note: str | None = Field(default=None, description="Why there is no verdict.")
@@ -145,6 +150,9 @@ def judge(
 ) -> Prediction:
     """The answer to an image, without pictures; ``maximum`` is the largest value of its map."""
     row = calibration.threshold(class_name) if calibration else None
+    p_value, resolution = (
+        calibration.p_value(score, maximum, class_name) if calibration else (None, None)
+    )
     return Prediction(
         name=name,
         class_name=class_name,
@@ -153,6 +161,8 @@ def judge(
         map_maximum=maximum,
         threshold=row.image if row else None,
         is_anomalous=row.is_anomalous(score, maximum) if row else None,
+        p_value=p_value,
+        p_resolution=resolution,
         width=picture.size[1],
         height=picture.size[0],
         note=None if row else NO_CALIBRATION,

@@ -91,6 +91,8 @@ def test_a_verdict_for_bytes_and_for_a_form(client):
     assert by_bytes["threshold"] == row.image
     assert by_bytes["value"] == pytest.approx(calibrated(2.0, row.image_typical, row.image))
     assert by_bytes["is_anomalous"] is False
+    assert by_bytes["p_resolution"] == 1 / 9, "all eight good images, as no class was named"
+    assert by_bytes["p_value"] == CALIBRATION.p_value(2.0, 2.0, None)[0] > 1 / 9
     assert (by_bytes["width"], by_bytes["height"]) == (SIZE, SIZE)
 
 
@@ -172,6 +174,7 @@ def test_without_thresholds_images_are_scored_and_not_judged(client_of):
     answer = send(client, encoded(grey(51)), "/predict?overlay=true").json()
     assert answer["score"] == pytest.approx(2.0)
     assert answer["is_anomalous"] is answer["value"] is answer["threshold"] is None
+    assert answer["p_value"] is answer["p_resolution"] is None
     assert "no thresholds" in answer["note"]
     info = client.get("/info").json()
     assert info["thresholds"] == [] and "no thresholds" in info["note"]
