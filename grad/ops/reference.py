@@ -1,7 +1,8 @@
 """The specification: every operator in plain PyTorch, one formula a line (paper, section 3).
 
 All tensors are matrices of rows and channels: a row is a pixel (or, for the global grid, an image).
-The compiled operators have the same signatures and are tested against these functions.
+The operators of :mod:`grad.ops` have the same signatures, document them, and are tested against
+these functions.
 """
 
 from __future__ import annotations
@@ -31,15 +32,7 @@ def interpolate(
 ) -> Tensor:
     """Multilinear lookup of coordinates in a grid (paper, equation 3).
 
-    Args:
-        coords: (N, D), D = 1..4, in [-1, 1]. Axis 0 addresses the last spatial axis of the grid, as
-            in ``torch.nn.functional.grid_sample``.
-        grid: (R_D, ..., R_1, C).
-        align_corners: whether -1 and 1 are the centres of the outer cells, or their outer borders.
-        padding: what lies outside: ``"zeros"``, or the ``"border"`` cells repeated.
-
-    Returns:
-        (N, C), dtype of ``grid``. A row with a NaN coordinate is NaN.
+    Arguments and result as in :func:`grad.ops.interpolate`.
     """
     dtype = _accumulation_dtype(grid.dtype)
     dims, channels = grid.dim() - 1, grid.shape[-1]
@@ -94,17 +87,7 @@ def project(
 
     ``interpolate(tanh(hidden @ weight.T + bias) + noise, grid)``
 
-    Args:
-        hidden: (N, Ch).
-        weight: (D, Ch).
-        bias: (D,).
-        grid: (R_D, ..., R_1, C).
-        jitter: noise on the coordinates, or None.
-        jitter_state: as in :func:`jitter_noise`; None draws one from torch's generator.
-        align_corners, padding: as in :func:`interpolate`.
-
-    Returns:
-        (N, C), dtype of ``hidden``.
+    Arguments and result as in :func:`grad.ops.project`.
     """
     dtype = _accumulation_dtype(hidden.dtype)
     coords = torch.tanh(hidden.to(dtype) @ weight.to(dtype).T + bias.to(dtype))
@@ -130,14 +113,7 @@ def lookup(
 ) -> Tensor:
     """Both lookups side by side, as the fusion network reads them: [global, local].
 
-    Args:
-        global_coords: (B, Dg), one row an image.
-        global_grid: (R_Dg, ..., R_1, P * C), P pixels of C channels in each cell.
-        hidden, weight, bias, local_grid, jitter, jitter_state: as in :func:`project`, N = B * P.
-        align_corners, padding: as in :func:`interpolate`, for both.
-
-    Returns:
-        (N, 2 * C), dtype of ``hidden``: global values in the first C channels, local in the rest.
+    Arguments and result as in :func:`grad.ops.lookup`.
     """
     whole = interpolate(global_coords, global_grid, align_corners=align_corners, padding=padding)
     local = project(
@@ -167,18 +143,7 @@ def refine(
     The refined map is F~ = s F + (1 - s) F^, with the similarity s of each pixel; so
     F~ - F = (1 - s)(F^ - F), and the loss and the score follow from sums over channels.
 
-    Args:
-        features: F, (N, C).
-        prediction: F^, (N, C).
-        alpha: weight of the threshold on the mean squared error (mode ``combined``).
-        beta: weight of the cosine similarity (mode ``combined``).
-        tau: mean squared error up to which a pixel counts as similar.
-        mode: s is ``combined``: alpha [m <= tau] + beta cos, ``mse``: [m <= tau], ``cosine``: cos,
-            ``none``: 0.
-
-    Returns:
-        loss, scalar: the mean over pixels of |F~ - F|^2 / C. Score, (N,): |F~ - F|. Both float32
-        (float64 for float64 input).
+    Arguments and results as in :func:`grad.ops.refine`.
     """
     dtype = _accumulation_dtype(prediction.dtype)
     f, p = features.to(dtype), prediction.to(dtype)
@@ -200,7 +165,7 @@ def refined_map(
 ) -> Tensor:
     """The refined prediction F~ = s F + (1 - s) F^ itself (paper, equation 6).
 
-    Arguments as in :func:`refine`. Returns (N, C), dtype of ``prediction``.
+    Arguments and result as in :func:`grad.ops.refined_map`.
     """
     dtype = _accumulation_dtype(prediction.dtype)
     f, p = features.to(dtype), prediction.to(dtype)
@@ -237,15 +202,7 @@ def jitter_noise(state: Tensor, rows: int, dims: int, jitter: Jitter) -> Tensor:
     0 tosses its coin, words 2 and 3 make the normals of axes 0 and 1; the first two words at
     offset + 1 make those of axes 2 and 3. ``per="batch"`` takes the coin of row 2^64 - 1.
 
-    Args:
-        state: (2,) or (3,) int64: seed, offset, and what the first of these rows is counted as,
-            where they are a part of more; 0 otherwise.
-        rows: N.
-        dims: D, 1..4.
-        jitter: probability and standard deviation.
-
-    Returns:
-        (N, D) float32, on the device of ``state``.
+    Arguments and result as in :func:`grad.ops.jitter_noise`.
     """
     row = torch.arange(rows, device=state.device) + state[2:].sum()
     first = philox(state[0], state[1], row)
