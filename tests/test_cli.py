@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import grad
-from grad.__main__ import COMMANDS, main
+from grad.__main__ import COMMANDS, main, package_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -49,7 +49,7 @@ def test_every_command_refuses_unknown_options_in_one_sentence(name, capsys):
 
 def test_every_command_is_a_module():
     for name in COMMANDS:
-        assert importlib.util.find_spec(f"grad.{name}") is not None
+        assert importlib.util.find_spec(package_of(name)) is not None
 
 
 def test_the_script_is_declared():

@@ -36,6 +36,30 @@ _DIGEST = "digest"
 
 
 @dataclass(frozen=True)
+class Update:
+    """What a model learned after its training, once.
+
+    Attributes:
+        time: when, in UTC, ISO 8601.
+        class_name: of the images.
+        images: names of their files.
+        digests: of their contents, 16 hexadecimal digits each.
+        false_alarms: how many of them the model had called anomalous.
+        still_alarms: how many of those it would call so yet, had it learned from the others alone.
+        threshold_before, threshold_after: image score of the class; before None where it came new.
+    """
+
+    time: str
+    class_name: str
+    images: tuple[str, ...]
+    digests: tuple[str, ...]
+    false_alarms: int
+    still_alarms: int
+    threshold_before: float | None
+    threshold_after: float
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """What predicting needs beside the networks and the calibration.
 
@@ -50,6 +74,7 @@ class ModelInfo:
         epochs: completed epochs.
         tile, overlap: what it learned from (:class:`grad.data.tiling.Tiling`); None: whole images.
         grad_version: the version that trained it.
+        updates: what it learned since, in order.
     """
 
     backbone: str
@@ -64,6 +89,7 @@ class ModelInfo:
     overlap: int | None = None
     backbone_inner: bool = False
     grad_version: str = __version__
+    updates: tuple[Update, ...] = ()
 
     @classmethod
     def of(
@@ -291,6 +317,7 @@ def _info(metadata: dict[str, str]) -> ModelInfo:
     fields: dict[str, Any] = json.loads(metadata["info"])
     for name in ("backbone_maps", "mean", "std", "classes"):
         fields[name] = tuple(fields[name])
+    fields["updates"] = tuple(_update(values) for values in fields.get("updates", ()))
     info = ModelInfo(**fields)
     numbers = {"image_size": info.image_size, "tile": info.tile, "overlap": info.overlap}
     for name, value in (numbers | {"epochs": info.epochs}).items():
@@ -300,6 +327,11 @@ def _info(metadata: dict[str, str]) -> ModelInfo:
     if not all(isinstance(name, str) for name in info.classes) or info.image_size < 1:
         raise ValueError(f"its classes are {info.classes}, its image_size {info.image_size}")
     return info
+
+
+def _update(values: dict[str, Any]) -> Update:
+    lists = {name: tuple(values[name]) for name in ("images", "digests")}
+    return Update(**{**values, **lists})
 
 
 def _calibration(metadata: dict[str, str]) -> Calibration | None:

@@ -24,6 +24,7 @@ IMAGES = 400  # of a class that are measured at most
 _PRIOR = 60.0  # images that the covariance of all values counts as much as
 _RIDGE = 0.1  # share of the mean variance added to each variance of all values
 _SMALLEST = 1e-6  # mean variance below which there is none
+_LEAST_PRECISION = 1e-3  # of a direction, as a share of v's, that bfloat16 tells from none
 _OVERSAMPLED = 8  # directions tried beyond those kept, which makes these exacter
 _ROUNDS = 5  # of the search for directions
 
@@ -109,6 +110,38 @@ class Places(nn.Module):
         ):
             kept.copy_(found)
 
+    def extend_class(self, kind: int, values: Tensor, known: int) -> None:
+        """Let the Gaussians of a class know further images, as if all had been measured at once.
+
+        What they know already is read off them, so it is as exact as they are: their directions
+        are bfloat16, and beyond those kept there is one variance.
+
+        Args:
+            kind: which class.
+            values: (m, H, W, C) of the further images, as for :meth:`measure`.
+            known: images that the Gaussians come from, at least one.
+        """
+        mean, directions, precision = self.of_class(kind)
+        before = _moments_of_gaussian(mean.float(), directions.float(), precision, _own(known))
+        further = _moments_by_place(values, self.whitening)
+        share = len(values) / (known + len(values))
+        mean, second = (torch.lerp(a, b, share) for a, b in zip(before, further, strict=True))
+        found = _gaussian_of_moments(mean, second, _own(known + len(values)))
+        for kept, value in zip(self.of_class(kind), found, strict=True):
+            kept.copy_(value)
+
+    def insert_class(self, kind: int, values: Tensor) -> None:
+        """Make room for a further class, the new number ``kind``, and measure it.
+
+        Args:
+            kind: from 0 to G; classes from there on move up by one.
+            values: (n, H, W, C), as for :meth:`measure`.
+        """
+        found = _gaussians(values, self.whitening)
+        for name, value in zip(("mean", "directions", "precision"), found, strict=True):
+            kept = getattr(self, name)
+            setattr(self, name, torch.cat([kept[:kind], value[None], kept[kind:]]))
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *rest: object
     ) -> None:
@@ -134,34 +167,44 @@ def chosen(count: int) -> Sequence[int]:
     return [i * count // images for i in range(images)]
 
 
+def _own(images: int) -> float:
+    """The share of a Gaussian that its own images make, the rest is what all values are like."""
+    return images / (images + _PRIOR)
+
+
 def _gaussians(values: Tensor, whitening: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of (n, H, W, C) mean (P, C), directions (P, C, R) and precision (P,) as in Places."""
-    own = len(values) / (len(values) + _PRIOR)
+    return _gaussian_of_moments(*_moments_by_place(values, whitening), _own(len(values)))
+
+
+def _moments_by_place(values: Tensor, whitening: Tensor) -> tuple[Tensor, Tensor]:
+    """Of (n, H, W, C), whitened: means (P, C) and second moments about 0 (P, C, C)."""
     rows = []
     for band in values.split(BLOCK, dim=1):  # (n, 4, W, C), a row of places
         whitened = band.to(whitening.dtype) @ whitening
-        rows.append(_gaussians_of_row(_split(whitened).transpose(0, 1).flatten(1, 2), own))
-    mean, directions, precision = (torch.cat(parts) for parts in zip(*rows, strict=True))
-    return mean, directions, precision
+        places = _split(whitened).transpose(0, 1).flatten(1, 2)  # (P, 16 n, C)
+        second = places.transpose(1, 2) @ places / places.shape[1]
+        rows.append((places.mean(dim=1), second))
+    mean, second = (torch.cat(parts) for parts in zip(*rows, strict=True))
+    return mean, second
 
 
-def _gaussians_of_row(values: Tensor, own: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The same of (P, n, C), whitened.
+def _gaussian_of_moments(mean: Tensor, second: Tensor, own: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (P, C), directions (P, C, R) and precision (P,) as in Places.
 
-    With a share w = n / (n + prior) of the places' own covariance S and the rest of the unit one,
-    the eigenvalues of w S + (1 - w) are l_i = w s_i + 1 - w with the directions u_i of S. The R
-    largest are kept and the others are one variance v, their mean. Then
+    With the share w of the places' own covariance S and the rest of the unit one, the eigenvalues
+    of w S + (1 - w) are l_i = w s_i + 1 - w with the directions u_i of S. The R largest are kept
+    and the others are one variance v, their mean. Then
 
         r' (sum_i l_i u_i u_i' + v (1 - sum_i u_i u_i'))^-1 r
             = |r|^2 / v - sum_i (1 / v - 1 / l_i) (u_i' r)^2,
 
     so the directions are sqrt(1 / v - 1 / l_i) u_i and the precision is 1 / v. The mean is drawn
-    towards 0 by the same share.
+    towards 0 by the same share, and S is about it.
     """
-    _, count, channels = values.shape
-    mean = own * values.mean(dim=1)
-    values = values - mean[:, None]
-    covariance = values.transpose(1, 2) @ values / count  # (P, C, C)
+    channels = mean.shape[1]
+    centre = own * mean
+    covariance = second - _about(centre, mean)
     kept = min(RANK, channels)
     variances, vectors = _largest(covariance, kept)
     others = covariance.diagonal(dim1=1, dim2=2).sum(dim=1) - variances.sum(dim=1)
@@ -169,7 +212,27 @@ def _gaussians_of_row(values: Tensor, own: float) -> tuple[Tensor, Tensor, Tenso
     largest = own * variances + 1 - own
     gain = (1 / smallest[:, None] - 1 / largest).clamp_min(0).sqrt()
     directions = F.pad(vectors * gain[:, None], (0, RANK - kept))
-    return mean.bfloat16(), directions.bfloat16(), 1 / smallest
+    return centre.bfloat16(), directions.bfloat16(), 1 / smallest
+
+
+def _moments_of_gaussian(
+    centre: Tensor, directions: Tensor, precision: Tensor, own: float
+) -> tuple[Tensor, Tensor]:
+    """The opposite of :func:`_gaussian_of_moments`: l_i = 1 / (1 / v - |direction_i|^2)."""
+    gain = directions.square().sum(dim=1)  # (P, R)
+    smallest = 1 / precision
+    inverse = (precision[:, None] - gain).clamp_min(_LEAST_PRECISION * precision[:, None])
+    stretched = (1 / inverse - smallest[:, None]) / gain.clamp_min(_SMALLEST)
+    shrunk = (directions * stretched[:, None]) @ directions.transpose(1, 2)
+    shrunk.diagonal(dim1=1, dim2=2).add_(smallest[:, None] - (1 - own))
+    mean = centre / own
+    return mean, shrunk / own + _about(centre, mean)
+
+
+def _about(centre: Tensor, mean: Tensor) -> Tensor:
+    """What second moments about 0 have more than those about a centre: (P, C) -> (P, C, C)."""
+    mixed = centre[:, :, None] * mean[:, None]
+    return mixed + mixed.transpose(1, 2) - centre[:, :, None] * centre[:, None]
 
 
 def _largest(covariance: Tensor, count: int) -> tuple[Tensor, Tensor]:

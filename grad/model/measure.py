@@ -91,6 +91,64 @@ def leaving_out(
                 kept.copy_(value)
 
 
+def extend_class(
+    statistics: Statistics,
+    predict: Predict,
+    features: Features,
+    kind: int,
+    folds: Sequence[Sequence[int]],
+) -> Iterator[Sequence[int]]:
+    """Let the statistics of a class know further images, first without one fold after the other.
+
+    Once all folds have been asked for, they know all of the images.
+
+    Args:
+        predict, kind, folds: as in :func:`leaving_out`.
+        features: of the further images.
+
+    Yields:
+        Which images, by index, the Gaussians of the class do not know until the next answer.
+    """
+    tiles = features.tiles()
+    some = tiles.subset(chosen(len(tiles)))
+    known = int(statistics.images[kind])
+    measured = [
+        (places, _together(values(some)), [part.clone() for part in places.of_class(kind)])
+        for places, values in _values_measured(statistics, predict)
+    ]
+
+    def know(rest: Sequence[int]) -> None:
+        for places, values, before in measured:
+            for kept, value in zip(places.of_class(kind), before, strict=True):
+                kept.copy_(value)
+            if rest:
+                places.extend_class(kind, values[rest], known)
+
+    for left in folds:
+        without = {features.samples[i].path for i in left}
+        know([i for i, sample in enumerate(some.samples) if sample.path not in without])
+        yield left
+    know(range(len(some)))
+    further = _means_over_images(statistics, some).mean(dim=0)
+    statistics.centre[kind].lerp_(further, len(some) / (known + len(some)))
+    statistics.images[kind] += len(some)
+
+
+def insert_class(statistics: Statistics, predict: Predict, features: Features, kind: int) -> None:
+    """Measure a class that comes new, as number ``kind``; those from there on move up by one."""
+    tiles = features.tiles()
+    some = tiles.subset(chosen(len(tiles)))
+    for places, values in _values_measured(statistics, predict):
+        places.insert_class(kind, _together(values(some)))
+    centre = _means_over_images(statistics, some).mean(dim=0)
+    before = statistics.centre, statistics.images
+    for name, kept, value in zip(
+        ("centre", "images"), before, (centre, torch.tensor(len(some))), strict=True
+    ):
+        value = value.to(kept)[None]
+        setattr(statistics, name, torch.cat([kept[:kind], value, kept[kind:]]))
+
+
 def _values_measured(statistics: Statistics, predict: Predict) -> list[tuple[Places, Values]]:
     """Gaussians, and the values of features that they are measured on, batch by batch."""
 
@@ -116,18 +174,17 @@ def images_measured(features: Features) -> int:
 
 def _measure_classes(statistics: Statistics, features: Features) -> None:
     """Where the images of each class lie, and in which directions they differ."""
-    images = [
-        torch.cat(
-            [
-                statistics.standardise(m).mean(dim=(2, 3))
-                for m in _batches(some, statistics.mean.device)
-            ]
-        )
-        for some in _some_of_each_class(features)
-    ]
+    images = [_means_over_images(statistics, some) for some in _some_of_each_class(features)]
+    statistics.images = torch.tensor([len(m) for m in images], device=statistics.centre.device)
     statistics.centre = torch.stack([means.mean(dim=0) for means in images])
     within = torch.cat([m - c for m, c in zip(images, statistics.centre, strict=True)])
     statistics.spread.copy_(whitening(within.T @ within / len(within)))
+
+
+def _means_over_images(statistics: Statistics, features: Features) -> Tensor:
+    """Standardised features' means over each image, (N, C)."""
+    maps = _batches(features, statistics.mean.device)
+    return torch.cat([statistics.standardise(m).mean(dim=(2, 3)) for m in maps])
 
 
 def _together(maps: Iterator[Tensor]) -> Tensor:

@@ -32,6 +32,8 @@ class Statistics(nn.Module):
         centre: (G, C), where the images of each class lie: standardised features' means over the
             image.
         spread: (C, C), directions in which images of one class differ, as a whitening.
+        images: (G,) int64, how many images (or tiles) of each class the Gaussians come from; 0
+            where an earlier version did not count them.
         residuals: the Gaussians of residuals, C - c channels.
         context: the Gaussians of standardised features, c channels; None where there is none.
     """
@@ -40,6 +42,7 @@ class Statistics(nn.Module):
     deviation: Tensor
     centre: Tensor
     spread: Tensor
+    images: Tensor
 
     def __init__(self, channels: int, context: int = 0) -> None:
         super().__init__()
@@ -47,6 +50,7 @@ class Statistics(nn.Module):
         self.register_buffer("deviation", torch.ones(channels))
         self.register_buffer("centre", torch.zeros(0, channels))
         self.register_buffer("spread", torch.eye(channels))
+        self.register_buffer("images", torch.zeros(0, dtype=torch.int64))
         self.residuals = Places(channels - context)
         self.context = Places(context) if context else None
 
@@ -106,5 +110,8 @@ class Statistics(nn.Module):
     ) -> None:
         """Take the number of classes from the values that come."""
         if prefix + "centre" in state_dict:
-            self.centre = self.centre.new_zeros(state_dict[prefix + "centre"].shape)
+            centre = state_dict[prefix + "centre"]
+            self.centre = self.centre.new_zeros(centre.shape)
+            self.images = self.images.new_zeros(len(centre))
+            state_dict.setdefault(prefix + "images", self.images)
         super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -17,7 +17,7 @@ from grad.data.tiling import Tiling
 from grad.features.features import Features
 from grad.features.split import fold_images
 from grad.model.grad import GRAD
-from grad.model.measure import leaving_out
+from grad.model.measure import extend_class, leaving_out
 from grad.score.anomaly_map import anomaly_map, finish_blended, image_score, upsample
 from grad.score.metrics.classes import ClassMetrics, ClassReport
 from grad.score.metrics.pixels import exact_pixels
@@ -187,6 +187,33 @@ def left_out_scores(
             for left in leaving_out(model.statistics, model, mine, kind, folds):
                 found += _good_scores(model, mine.subset(left), image_size, progress)
     return _by_class(found)
+
+
+def further_scores(
+    model: GRAD,
+    features: Features,
+    image_size: int,
+    kind: int,
+    groups: str | None = None,
+    console: Console | None = None,
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """:func:`left_out_scores` of further images of a class, which the statistics know afterwards.
+
+    Args:
+        model: with statistics, which change (:func:`grad.model.measure.extend_class`).
+        features: of further good images of one class.
+        image_size, groups, console: as in :func:`left_out_scores`.
+        kind: which class, from 0 to G - 1.
+    """
+    assert model.statistics is not None
+    model.eval()
+    found: list[tuple[str, float, float]] = []
+    folds = fold_images(features.samples, groups)
+    with Progress(console, "thresholds", len(features)) as progress:
+        for left in extend_class(model.statistics, model, features, kind, folds):
+            found += _good_scores(model, features.subset(left), image_size, progress)
+    order = [index for fold in folds for index in fold]
+    return _by_class([one for _, one in sorted(zip(order, found, strict=True))])
 
 
 def _good_scores(

@@ -169,6 +169,33 @@ class Calibration:
             unknown=self._threshold(list(classes), self._known_together, false_alarm_rate),
         )
 
+    def knowing(
+        self, class_name: str, scores: Sequence[float], maxima: Sequence[float]
+    ) -> Calibration:
+        """Thresholds at the same rate from further good images of a class, or of one more class.
+
+        Args:
+            class_name: theirs.
+            scores: image scores by a model that did not know the images.
+            maxima: the largest anomaly map values of the same images.
+
+        Raises:
+            GradError: a score is not finite; a class that comes new has no images.
+        """
+        known = (self.good_scores, self.good_maxima)
+        of_images, of_maxima = (
+            {**before, class_name: (*before.get(class_name, ()), *map(float, values))}
+            for before, values in zip(known, (scores, maxima), strict=True)
+        )
+        _check(of_images)
+        _check(of_maxima)
+        return replace(
+            self,
+            good_scores=of_images,
+            good_maxima=of_maxima,
+            sources={class_name: "folds" if len(scores) > 1 else "training", **self.sources},
+        ).at_rate(self.false_alarm_rate)
+
     def fixed(self, image: float) -> Calibration:
         """The same image threshold for all classes, which decides alone; those of pixels stay."""
 

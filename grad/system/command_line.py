@@ -24,14 +24,15 @@ from grad.system.names import printable
 _Options = TypeVar("_Options")
 
 
-def option(default: Any, text: str) -> Any:
+def option(default: Any, text: str, *, count: str | None = None) -> Any:
     """A field that is an option ``--name``.
 
     Args:
         default: where it is not given.
         text: its line of help.
+        count: None for one value; ``"+"`` for a list of texts, all behind the one option.
     """
-    return dataclasses.field(default=default, metadata={"help": text})
+    return dataclasses.field(default=default, metadata={"help": text, "count": count})
 
 
 def argument(text: str, *, count: str | None = None) -> Any:
@@ -39,7 +40,8 @@ def argument(text: str, *, count: str | None = None) -> Any:
 
     Args:
         text: its line of help.
-        count: None for exactly one; ``"+"`` or ``"*"`` for a list, as argparse's ``nargs``.
+        count: None for exactly one; ``"+"`` or ``"*"`` for a list, ``"?"`` for one or none, as
+            argparse's ``nargs``.
     """
     return dataclasses.field(metadata={"help": text, "place": True, "count": count})
 
@@ -181,6 +183,11 @@ def _add(parser: ArgumentParser, field: dataclasses.Field[Any], kind: Any) -> No
         options = {} if count is None else {"nargs": count}
         item = kind if count is None else typing.get_args(kind)[0]
         parser.add_argument(field.name, type=item, help=text, **options)
+    elif field.metadata["count"] is not None:
+        count = field.metadata["count"]
+        parser.add_argument(
+            flag(field.name), default=field.default, help=text, type=str, nargs=count
+        )
     elif kind is bool:
         switch = ActionYesNo(yes_prefix="", no_prefix="no-")
         parser.add_argument(flag(field.name), default=field.default, help=text, action=switch)

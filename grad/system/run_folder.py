@@ -12,6 +12,7 @@ from pathlib import Path
 from grad.system.errors import GradError
 
 MODEL = "model.safetensors"
+PREVIOUS = "previous.safetensors"  # what the model was before it learned on
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
 RECORDS = "records.jsonl"

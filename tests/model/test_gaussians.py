@@ -172,3 +172,35 @@ def test_the_images_measured_are_all_or_evenly_spaced():
     assert list(chosen(3)) == [0, 1, 2]
     found = list(chosen(10 * IMAGES))
     assert found == list(range(0, 10 * IMAGES, 10))
+
+
+@pytest.mark.parametrize("channels", [6, RANK, 90])
+def test_extended_gaussians_are_those_of_all_images_together(channels):
+    first, other = make_values(40, 9, 8, channels, 1), 1.3 * make_values(25, 9, 8, channels, 2) + 1
+    extended, alone = measured(first), measured(first)
+    together = measured(first)
+    together.measure_class(0, torch.cat([first, other]))
+    extended.extend_class(0, other, known=40)
+    seen = torch.cat([first, other, make_values(5, 9, 8, channels, 3)])
+    found, expected, before = (
+        places.distance(seen, of_class(0, seen)) for places in (extended, together, alone)
+    )
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.02)
+    assert (before / expected - 1).abs().mean() > 0.1
+    assert (found / expected - 1).abs().mean() < 0.01
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2])
+def test_a_class_that_comes_new_is_as_if_measured_by_itself(kind):
+    classes = [make_values(30, 8, 8, 6, seed) for seed in (0, 1)]
+    new, places = make_values(20, 8, 8, 6, 5), measured(*classes)
+    expected = measured(*classes)
+    expected.measure_class(0, new)
+    before = [places.distance(values, of_class(i, values)) for i, values in enumerate(classes)]
+    places.insert_class(kind, new)
+    torch.testing.assert_close(
+        places.distance(new, of_class(kind, new)), expected.distance(new, of_class(0, new))
+    )
+    for i, values in enumerate(classes):
+        moved = of_class(i + (i >= kind), values)
+        assert torch.equal(places.distance(values, moved), before[i])

@@ -12,7 +12,13 @@ from grad.data.samples import Sample
 from grad.features.features import Features
 from grad.features.split import fold_images
 from grad.model.grad import GRAD
-from grad.model.measure import leaving_out, measure_features, measure_residuals
+from grad.model.measure import (
+    extend_class,
+    insert_class,
+    leaving_out,
+    measure_features,
+    measure_residuals,
+)
 from grad.model.settings import ModelSettings
 from grad.model.statistics import Statistics
 from grad.system.errors import GradError
@@ -256,3 +262,65 @@ def test_a_single_image_is_never_left_out():
     ):
         assert list(left) == [0]
         assert torch.equal(statistics.residuals.directions, before)
+
+
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_further_images_are_left_out_in_folds_and_known_in_the_end(tiles):
+    first = features_of_images({"a": 8, "b": 5}, tiles)
+    further = features_of_images({"b": 6}, tiles, seed=1)
+    statistics, predict = Statistics(12, context=4), lambda maps: torch.zeros_like(maps[:, :8])
+    measure_residuals(statistics, predict, first.tiles())
+    assert statistics.images.tolist() == [8 * tiles, 5 * tiles]
+    before = statistics.residuals.mean.clone()
+    states = []
+    for left in extend_class(statistics, predict, further, 1, [[0, 1, 2], [3, 4, 5]]):
+        states.append((left, statistics.residuals.mean[1].clone()))
+    assert [left for left, _ in states] == [[0, 1, 2], [3, 4, 5]]
+    means = [before[1], *(mean for _, mean in states), statistics.residuals.mean[1]]
+    for one, other in itertools.combinations(means, 2):
+        assert not torch.equal(one, other)
+    assert torch.equal(statistics.residuals.mean[0], before[0]), "another class"
+    assert statistics.images.tolist() == [8 * tiles, 11 * tiles]
+    centre = torch.cat(
+        [images.tiles().batch(range(tiles * len(images))) for images in (b_of(first), further)]
+    )
+    expected = centre.float().mean(dim=(0, 2, 3))
+    torch.testing.assert_close(statistics.centre[1], expected, rtol=1e-3, atol=1e-3)
+
+
+def b_of(features):
+    return features.of_classes(["b"])
+
+
+def test_a_single_further_image_is_scored_by_what_was_known_before_it():
+    statistics = Statistics(12)
+    measure_residuals(statistics, torch.zeros_like, features_of_images({"a": 8}).tiles())
+    before = statistics.residuals.mean.clone()
+    further = features_of_images({"a": 1}, seed=1)
+    for left in extend_class(statistics, torch.zeros_like, further, 0, [[0]]):
+        assert left == [0] and torch.equal(statistics.residuals.mean, before)
+    assert not torch.equal(statistics.residuals.mean, before)
+
+
+def test_a_class_that_comes_new_moves_those_behind_it_up():
+    statistics = Statistics(12)
+    measure_residuals(statistics, torch.zeros_like, features_of_images({"a": 8, "c": 5}).tiles())
+    before = statistics.centre.clone()
+    new = features_of_images({"b": 7}, seed=1)
+    insert_class(statistics, torch.zeros_like, new, 1)
+    assert statistics.images.tolist() == [8, 7, 5]
+    assert torch.equal(statistics.centre[[0, 2]], before)
+    expected = new.tiles().batch(range(7)).float().mean(dim=(0, 2, 3))
+    torch.testing.assert_close(statistics.centre[1], expected)
+    maps = new.tiles().batch(range(7)).float().permute(0, 2, 3, 1)
+    assert statistics.distance(maps, torch.zeros_like(maps), maps[..., :0]).isfinite().all()
+
+
+def test_statistics_of_an_earlier_version_have_counted_no_images():
+    statistics = Statistics(12)
+    measure_residuals(statistics, torch.zeros_like, features_of_images({"a": 8, "b": 5}).tiles())
+    state = statistics.state_dict()
+    del state["images"]
+    loaded = Statistics(12)
+    loaded.load_state_dict(state)
+    assert loaded.images.tolist() == [0, 0]

@@ -1,0 +1,60 @@
+"""The options of ``grad update``."""
+
+# ruff: noqa: RUF009  (an option's default is a dataclass field, made by option)
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from grad.system.command_line import argument, option
+from grad.system.errors import GradError
+from grad.train.options import check_pattern
+
+
+@dataclass(frozen=True)
+class UpdateOptions:
+    """The options of ``grad update``.
+
+    Raises:
+        GradError: options that contradict each other, or a value out of range.
+    """
+
+    model: Path = argument("Folder of a run, or its model.safetensors.")
+    good: list[str] | None = option(
+        None, "Good images to learn from, or folders or patterns of such.", count="+"
+    )
+    class_name: str | None = option(
+        None, "Class of the images, which may be new; none: the model's only one."
+    )
+    defect: list[str] | None = option(
+        None, "Defects to judge by the model as it is then; they train nothing.", count="+"
+    )
+    out: Path | None = option(
+        None, "Folder for the new model, new or empty; none: in place of the old one."
+    )
+    undo: bool = option(False, "Go back to the model before its last update.")
+    group: str | None = option(
+        None,
+        "Pattern (regular expression) of paths; images where it matches the same text, as "
+        "of a roll or a day, are left out together.",
+    )
+    device: str = option("auto", "cpu, cuda, cuda:1, ...; auto: cuda where there is one.")
+    cache: Path | None = option(
+        None, "Folder for features, kept for later runs; none: grad/features in the user's cache."
+    )
+    workers: int | None = option(None, "Threads that decode images; none: one a core, at most 8.")
+    strict: bool = option(False, "Stop at images that can't be read, not leave them out.")
+
+    def __post_init__(self) -> None:
+        if self.undo == (self.good is not None):
+            raise GradError(
+                "--undo stands alone: leave out --good."
+                if self.undo
+                else "Nothing to learn from: give good images with --good PATH, or --undo."
+            )
+        if self.undo and self.out is not None:
+            raise GradError("--undo works on the model itself: leave out --out.")
+        if self.workers is not None and self.workers < 1:
+            raise GradError(f"--workers {self.workers} is too small: give 1 or more.")
+        if self.group is not None:
+            check_pattern(self.group)

@@ -1,0 +1,211 @@
+"""``update``: a model and further good images to a model that knows them; ``undo``: back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from grad.data.samples import Sample, check_class_name
+from grad.data.sources import find_items
+from grad.data.tiling import tiling_of
+from grad.detector.checkpoint import (
+    LoadedModel,
+    Update,
+    load_calibration,
+    load_checkpoint,
+    model_file,
+    save_checkpoint,
+)
+from grad.detector.learning import check_can_learn, learn, without_known_images
+from grad.features.compute import compute_features, default_cache
+from grad.features.features import Features
+from grad.score.dataset import scored
+from grad.system.devices import default_workers, find_device
+from grad.system.errors import GradError
+from grad.system.files import claimed, replacing
+from grad.system.names import printable
+from grad.system.run_folder import MODEL, PREVIOUS, empty_folder
+from grad.train.update.options import UpdateOptions
+
+
+def update(options: UpdateOptions, console: Console) -> Path:
+    """Let a model learn from good images.
+
+    Args:
+        options: ``good`` is given.
+        console: where progress and results are shown.
+
+    Returns:
+        The file of the new model.
+
+    Raises:
+        GradError: something that was given is wrong, or the model can't learn; it is as it was.
+    """
+    assert options.good is not None
+    file = model_file(options.model)
+    good, defects = _files(options.good), _files(options.defect or ())
+    with _claimed(file):
+        loaded = load_checkpoint(file, find_device(options.device))
+        check_can_learn(loaded)
+        work = _Work(options, loaded, console, _class_name(options, loaded))
+        features = without_known_images(loaded, work.features(good, anomalous=False))
+        known = len(good) - len(features)
+        if not len(features):
+            raise GradError(
+                f"The model learned from {_count(len(good), 'image')} given before, and there is "
+                "no other: give new ones with --good."
+            )
+        learned = learn(loaded, features, options.group, console)
+        _show_update(learned.info.updates[-1], known, console)
+        if defects:
+            work.show_defects(learned, defects)
+        target = _save(learned, file, options.out)
+    _say(f"The model is in {target}", console)
+    return target
+
+
+def undo(options: UpdateOptions, console: Console) -> Path:
+    """Put the model that was before the last update in the place of the one that is.
+
+    Returns:
+        The file of the model.
+
+    Raises:
+        GradError: there was no update, or the model before is not there.
+    """
+    file = model_file(options.model)
+    previous = file.with_name(PREVIOUS)
+    with _claimed(file):
+        info, _ = load_calibration(file)
+        if not info.updates:
+            raise GradError(f"The model {file} was never updated: there is nothing to undo.")
+        if not previous.is_file():
+            raise GradError(
+                f"{previous}, the model before its last update, is not there: only the last "
+                "update can be undone, and where the model was updated."
+            )
+        before, _ = load_calibration(previous)
+        if before.updates != info.updates[:-1]:
+            raise GradError(f"{previous} is not the model that {file} was before its last update.")
+        os.replace(previous, file)
+    _say(f"The update of {info.updates[-1].time} is undone: {file}", console)
+    return file
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What reading and judging images of one class needs."""
+
+    options: UpdateOptions
+    loaded: LoadedModel
+    console: Console
+    class_name: str
+
+    def features(self, paths: Sequence[Path], *, anomalous: bool) -> Features:
+        """Of images of the class."""
+        samples = [Sample(path, self.class_name, "train", anomalous) for path in paths]
+        info, options = self.loaded.info, self.options
+        return compute_features(
+            samples,
+            self.loaded.backbone,
+            info.image_size,
+            cache=options.cache or default_cache(),
+            tiling=tiling_of(info.tile, info.overlap),
+            device=next(self.loaded.model.parameters()).device,
+            workers=options.workers or default_workers(),
+            strict=options.strict,
+            console=self.console,
+        )
+
+    def show_defects(self, learned: LoadedModel, paths: Sequence[Path]) -> None:
+        """Say which defects the new model finds, and which it misses."""
+        assert learned.calibration is not None
+        limit = learned.calibration.threshold(self.class_name)
+        features = self.features(paths, anomalous=True)
+        missed: list[tuple[str, float]] = []
+        for samples, scores, maps in scored(learned.model, features, learned.info.image_size):
+            maxima = maps.amax(dim=(1, 2)).tolist()
+            for sample, score, maximum in zip(samples, scores.tolist(), maxima, strict=True):
+                if not limit.is_anomalous(score, maximum):
+                    missed.append((str(sample.path), score))
+        found = len(features) - len(missed)
+        _say(f"{self.class_name}: {found} of {_count(len(features), 'defect')} found", self.console)
+        for path, score in missed:
+            _say(f"  missed: {path}, score {score:.3f} of {limit.image:.3f}", self.console)
+
+
+def _files(paths: Sequence[str]) -> list[Path]:
+    """The image files that some paths name.
+
+    Raises:
+        GradError: one names nothing, or a video or a camera.
+    """
+    found: list[Path] = []
+    for item in find_items(path for path in paths):
+        if not isinstance(item.content, Path):
+            raise GradError(f"{item.name} is no file: give images, or folders of images.")
+        found.append(item.content)
+    return list(dict.fromkeys(found))
+
+
+def _class_name(options: UpdateOptions, loaded: LoadedModel) -> str:
+    name, known = options.class_name, loaded.info.classes
+    if name is not None:
+        return check_class_name(name, "--class-name")
+    if len(known) > 1:
+        raise GradError(
+            f"The model knows several classes: say with --class-name which the images are of, "
+            f"{', '.join(known)} or a new one."
+        )
+    return known[0]
+
+
+def _save(learned: LoadedModel, file: Path, out: Path | None) -> Path:
+    """Write the new model: to ``out``, or in place of the old one, which is kept beside it."""
+    target = file if out is None else empty_folder(out) / MODEL
+    if out is None:
+        with replacing(file.with_name(PREVIOUS)) as temporary:
+            shutil.copyfile(file, temporary)
+    save_checkpoint(target, learned.model, learned.backbone, learned.info, learned.calibration)
+    return target
+
+
+@contextmanager
+def _claimed(file: Path) -> Iterator[None]:
+    with claimed(file, wait=False) as mine:
+        if not mine:
+            raise GradError(f"Another update of {file} is at work: wait for it.")
+        yield
+
+
+def _show_update(update: Update, known: int, console: Console) -> None:
+    images = _count(len(update.images), "image")
+    text = f"{update.class_name}: learned from {images}"
+    if update.false_alarms:
+        text += f", {_count(update.false_alarms, 'false alarm')} among them"
+    if known:
+        text += f"; {_count(known, 'image')} left out, as known or given twice"
+    _say(text, console)
+    if update.still_alarms:
+        _say(
+            f"{update.class_name}: images such as {update.still_alarms} of these false alarms "
+            "would still be some; more of them make it surer, or a class of their own.",
+            console,
+        )
+    before = update.threshold_before
+    was = "a new class" if before is None else f"before {before:.3f}"
+    _say(f"{update.class_name}: threshold {update.threshold_after:.3f}, {was}", console)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _say(text: str, console: Console) -> None:
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
