@@ -1,0 +1,61 @@
+"""``show_model``: what a model file says about itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from grad.detector.checkpoint import ModelInfo, load_calibration, model_files
+from grad.score.thresholds import Calibration
+from grad.system.progress import cell
+
+
+def show_model(path: Path, console: Console) -> int:
+    """Print what the models of a run were trained on, their thresholds and updates; 0.
+
+    Raises:
+        GradError: no such model, or a damaged one.
+    """
+    for file in model_files(path):
+        info, calibration = load_calibration(file)
+        side = info.image_size
+        tiles = "" if info.tile is None else f", tiles of {info.tile}"
+        rows = [
+            ("model", f"{file}, {file.stat().st_size / 2**20:.1f} MiB"),
+            ("trained", f"{info.epochs} epochs by grad {info.grad_version}"),
+            ("backbone", f"{info.backbone}, images at {side} x {side}{tiles}"),
+        ]
+        for name, value in rows:
+            console.print(f"{name:<15} {value}", highlight=False, markup=False, soft_wrap=True)
+        if calibration is not None:
+            console.print(_thresholds(calibration))
+        if info.updates:
+            console.print(_updates(info))
+    return 0
+
+
+def _thresholds(calibration: Calibration) -> Table:
+    table = Table("class", "threshold", "false-alarm rate", "good images", title="Thresholds")
+    for name, limit in calibration.classes.items():
+        rate = "-" if limit.rate is None else f"{limit.rate:.2%}"
+        table.add_row(cell(name), f"{limit.image:.4g}", rate, str(limit.images))
+    return table
+
+
+def _updates(info: ModelInfo) -> Table:
+    table = Table(
+        "time (UTC)", "class", "images", "false alarms", "threshold", title="Learned since"
+    )
+    for update in info.updates:
+        before = "new" if update.threshold_before is None else f"{update.threshold_before:.4g}"
+        names = ", ".join(update.images[:3]) + (", ..." if len(update.images) > 3 else "")
+        table.add_row(
+            update.time[:16].replace("T", " "),
+            cell(update.class_name),
+            cell(f"{len(update.images)}: {names}"),
+            str(update.false_alarms),
+            f"{before} -> {update.threshold_after:.4g}",
+        )
+    return table
