@@ -14,6 +14,7 @@ from torch import Tensor
 from grad.data.picture import Picture, as_floats
 from grad.data.sources import Item
 from grad.score.heat import overlay
+from grad.score.regions import Region, find_regions
 from grad.score.thresholds import Threshold, calibrated
 from grad.system.errors import GradError
 
@@ -78,13 +79,23 @@ class Result:
 
         Bool, of the anomaly map's shape.
         """
-        return self.anomaly_map > self._limit().pixel_level(self.score, self.map_maximum)
+        return self.anomaly_map > self._level()
 
     def mask_of_image(self) -> Tensor:
         """The mask in the image's own size: (h, w) bool, from the map resized bilinearly."""
-        level = self._limit().pixel_level(self.score, self.map_maximum)
-        values = self.anomaly_map[None, None]
-        return F.interpolate(values, size=self.size, mode="bilinear")[0, 0] > level
+        return self._map_of_image() > self._level()
+
+    @cached_property
+    def regions(self) -> list[Region]:
+        """The connected parts of :meth:`mask_of_image`, highest peak first; none of a good image.
+
+        Raises:
+            GradError: the model has no thresholds.
+        """
+        if not self.is_anomalous:
+            return []
+        values = self._map_of_image()
+        return find_regions(values, values > self._level())
 
     @property
     def picture(self) -> Picture:
@@ -138,6 +149,15 @@ class Result:
             "width": self.size[1],
             "height": self.size[0],
         }
+
+    def _level(self) -> float:
+        """Above which pixels are marked."""
+        return self._limit().pixel_level(self.score, self.map_maximum)
+
+    def _map_of_image(self) -> Tensor:
+        """The anomaly map at the image's own size, (h, w), resized bilinearly."""
+        values = self.anomaly_map[None, None]
+        return F.interpolate(values, size=self.size, mode="bilinear")[0, 0]
 
     def _limit(self) -> Threshold:
         if self.limit is None:

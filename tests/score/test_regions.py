@@ -1,0 +1,59 @@
+"""Regions of what is marked, against masks that are drawn by hand and a search pixel by pixel."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from grad.score.regions import find_regions
+
+
+def test_a_region_is_what_one_would_measure_by_hand():
+    values = torch.zeros(6, 10)
+    values[1:3, 4:8] = 2.0
+    values[2, 5] = 5.0
+    values[5, 0] = 3.0
+    first, second = find_regions(values, values > 1)
+    assert first.box == (4, 1, 8, 3) and first.area == 8 and first.share == 8 / 60
+    assert first.centre == (6.0, 2.0) and first.peak_at == (5, 2) and first.peak == 5.0
+    assert first.mean == (7 * 2 + 5) / 8
+    assert second.box == (0, 5, 1, 6) and second.centre == (0.5, 5.5) and second.peak == 3.0
+
+
+def test_nothing_marked_is_no_region():
+    assert find_regions(torch.ones(4, 4), torch.zeros(4, 4, dtype=torch.bool)) == []
+
+
+@given(arrays.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_regions_share_the_marked_pixels_among_them(marked):
+    values = np.random.default_rng(0).random(marked.shape).astype(np.float32)
+    regions = find_regions(torch.from_numpy(values), torch.from_numpy(marked))
+    assert len(regions) == len(parts := flood(marked))
+    assert sum(region.area for region in regions) == marked.sum()
+    assert [r.peak for r in regions] == sorted((r.peak for r in regions), reverse=True)
+    by_peak = {max(part, key=lambda at: values[at]): part for part in parts}
+    for region in regions:
+        part = by_peak[region.peak_at[::-1]]
+        rows, columns = zip(*part, strict=True)
+        assert region.box == (min(columns), min(rows), max(columns) + 1, max(rows) + 1)
+        assert region.area == len(part)
+        assert region.mean == pytest.approx(np.mean([values[at] for at in part]), rel=1e-6)
+        assert region.centre == pytest.approx((np.mean(columns) + 0.5, np.mean(rows) + 0.5))
+
+
+def flood(marked):
+    """Sets of (row, column) that touch, by a plain search."""
+    left = {tuple(map(int, at)) for at in np.argwhere(marked)}
+    parts = []
+    while left:
+        part, edge = set(), [left.pop()]
+        while edge:
+            row, column = edge.pop()
+            part.add((row, column))
+            near = {(row + i, column + j) for i in (-1, 0, 1) for j in (-1, 0, 1)} & left
+            left -= near
+            edge += near
+        parts.append(part)
+    return parts
