@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from grad.data.picture import Picture, as_floats
 from grad.data.sources import Item
 from grad.score.heat import overlay
-from grad.score.regions import Region, find_regions
+from grad.score.regions import Region, find_regions, resize_map
 from grad.score.thresholds import Threshold, calibrated
 from grad.system.errors import GradError
 
@@ -83,7 +82,7 @@ class Result:
 
     def mask_of_image(self) -> Tensor:
         """The mask in the image's own size: (h, w) bool, from the map resized bilinearly."""
-        return self._map_of_image() > self._level()
+        return resize_map(self.anomaly_map, self.size) > self._level()
 
     @cached_property
     def regions(self) -> list[Region]:
@@ -94,8 +93,7 @@ class Result:
         """
         if not self.is_anomalous:
             return []
-        values = self._map_of_image()
-        return find_regions(values, values > self._level())
+        return find_regions(resize_map(self.anomaly_map, self.size), self._level())
 
     @property
     def picture(self) -> Picture:
@@ -146,6 +144,7 @@ class Result:
             "p_value": self.p_value,
             "p_resolution": self.p_resolution,
             "map_maximum": self.map_maximum,
+            "regions": [asdict(region) for region in self.regions] if known else None,
             "width": self.size[1],
             "height": self.size[0],
         }
@@ -153,11 +152,6 @@ class Result:
     def _level(self) -> float:
         """Above which pixels are marked."""
         return self._limit().pixel_level(self.score, self.map_maximum)
-
-    def _map_of_image(self) -> Tensor:
-        """The anomaly map at the image's own size, (h, w), resized bilinearly."""
-        values = self.anomaly_map[None, None]
-        return F.interpolate(values, size=self.size, mode="bilinear")[0, 0]
 
     def _limit(self) -> Threshold:
         if self.limit is None:

@@ -34,6 +34,7 @@ _COLUMNS = (
     "p_value",
     "p_resolution",
     "map_maximum",
+    "regions",
     "width",
     "height",
 )
@@ -51,8 +52,9 @@ class Tables:
         self._csv.writeheader()
 
     def add(self, row: dict[str, Any]) -> None:
-        """Append a row to both."""
-        self._csv.writerow(row)
+        """Append a row to both; in the CSV file regions are counted."""
+        regions = row["regions"]
+        self._csv.writerow(row | {"regions": None if regions is None else len(regions)})
         self._files[1].write(json.dumps(row) + "\n")
 
     def flush(self) -> None:

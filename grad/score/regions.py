@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
@@ -34,15 +35,20 @@ class Region:
     mean: float
 
 
-def find_regions(anomaly_map: Tensor, mask: Tensor) -> list[Region]:
-    """The regions of a mask, highest peak first.
+def resize_map(anomaly_map: Tensor, size: tuple[int, int]) -> Tensor:
+    """An anomaly map (H, W) at the size (h, w) of the image, bilinearly."""
+    return F.interpolate(anomaly_map[None, None], size=size, mode="bilinear")[0, 0]
+
+
+def find_regions(anomaly_map: Tensor, level: float) -> list[Region]:
+    """The regions of an image, highest peak first.
 
     Args:
-        anomaly_map: (h, w) floats, at the size of the image.
-        mask: (h, w) bool, which of its pixels are marked.
+        anomaly_map: (h, w) floats on the CPU, at the size of the image.
+        level: values above are marked.
     """
-    values, marked = anomaly_map.numpy(), mask.numpy()
-    labels, _ = ndimage.label(marked, structure=_NEIGHBOURS)
+    values = anomaly_map.numpy()
+    labels, _ = ndimage.label(values > level, structure=_NEIGHBOURS)
     regions = []
     for number, place in enumerate(ndimage.find_objects(labels), start=1):
         rows, columns = np.nonzero(labels[place] == number)

@@ -1,5 +1,6 @@
 import json
 import threading
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -189,7 +190,8 @@ def test_another_rate_and_a_threshold_by_hand(run, detector):
         result = detector.with_threshold(threshold).predict(pixels())
         assert result.is_anomalous == verdict == (result.value > 0.5)
         assert result.threshold == np.float32(threshold)
-        assert bool(result.mask.any()) is verdict
+        assert bool(result.mask.any()) is bool(result.regions) is verdict
+        assert sum(region.area for region in result.regions) == result.mask_of_image().sum()
     for threshold in (0, -1, float("nan"), float("inf")):
         with pytest.raises(GradError, match=r"--threshold .* must be a number above 0"):
             detector.with_threshold(threshold)
@@ -198,7 +200,7 @@ def test_another_rate_and_a_threshold_by_hand(run, detector):
 def test_without_thresholds_scores_work_and_verdicts_say_why_not(without_thresholds):
     result = without_thresholds.predict(pixels())
     assert result.score > 0 and result.overlay().size == (SIZE, SIZE)
-    for name in ("threshold", "value", "is_anomalous", "mask"):
+    for name in ("threshold", "value", "is_anomalous", "mask", "regions"):
         with pytest.raises(GradError, match="has no threshold, as training was interrupted"):
             getattr(result, name)
     assert result.to_dict()["is_anomalous"] is None
@@ -215,6 +217,7 @@ def test_a_result_is_json_and_its_picture_is_found_again(detector, tmp_path):
     assert fields["is_anomalous"] == result.is_anomalous and fields["value"] == result.value
     assert result.overlay(longest=30).size == (20, 30)
     assert result.mask_of_image().shape == (300, 200)
+    assert fields["regions"] == json.loads(json.dumps([asdict(r) for r in result.regions]))
     kept = next(iter(detector.stream(path, keep_images=True)))
     path.unlink()
     assert kept.image.size == (200, 300)

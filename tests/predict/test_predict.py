@@ -46,13 +46,15 @@ def lines(capsys):
 
 
 def rows(folder):
-    """Of both tables, which hold the same."""
+    """Of both tables, which hold the same; of regions the CSV file holds the number."""
     with (folder / "predictions.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     objects = [json.loads(line) for line in (folder / "predictions.jsonl").open()]
     assert len(table) == len(objects)
     for row, fields in zip(table, objects, strict=True):
-        shown = {key: "" if value is None else str(value) for key, value in fields.items()}
+        found = fields["regions"]
+        counted = fields | {"regions": None if found is None else len(found)}
+        shown = {key: "" if value is None else str(value) for key, value in counted.items()}
         assert row == shown
     return objects
 

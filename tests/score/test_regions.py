@@ -15,7 +15,7 @@ def test_a_region_is_what_one_would_measure_by_hand():
     values[1:3, 4:8] = 2.0
     values[2, 5] = 5.0
     values[5, 0] = 3.0
-    first, second = find_regions(values, values > 1)
+    first, second = find_regions(values, 1.0)
     assert first.box == (4, 1, 8, 3) and first.area == 8 and first.share == 8 / 60
     assert first.centre == (6.0, 2.0) and first.peak_at == (5, 2) and first.peak == 5.0
     assert first.mean == (7 * 2 + 5) / 8
@@ -23,14 +23,15 @@ def test_a_region_is_what_one_would_measure_by_hand():
 
 
 def test_nothing_marked_is_no_region():
-    assert find_regions(torch.ones(4, 4), torch.zeros(4, 4, dtype=torch.bool)) == []
+    assert find_regions(torch.ones(4, 4), 1.0) == []
 
 
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
 def test_regions_share_the_marked_pixels_among_them(marked):
-    values = np.random.default_rng(0).random(marked.shape).astype(np.float32)
-    regions = find_regions(torch.from_numpy(values), torch.from_numpy(marked))
-    assert len(regions) == len(parts := flood(marked))
+    values = marked + np.random.default_rng(0).random(marked.shape).astype(np.float32) / 2
+    values = values.astype(np.float32)
+    regions, parts = find_regions(torch.from_numpy(values), 0.75), flood(marked)
+    assert len(regions) == len(parts)
     assert sum(region.area for region in regions) == marked.sum()
     assert [r.peak for r in regions] == sorted((r.peak for r in regions), reverse=True)
     by_peak = {max(part, key=lambda at: values[at]): part for part in parts}
