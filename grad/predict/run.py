@@ -18,6 +18,7 @@ from grad.data.sources import Item, count_items, find_items, is_live
 from grad.detector.detector import Detector, Result
 from grad.predict.options import PredictOptions
 from grad.predict.outputs import Pictures, Tables, join_parts, tables
+from grad.score.drift import DRIFT, DriftWatch
 from grad.system import distributed
 from grad.system.devices import find_device
 from grad.system.errors import GradError, raise_once
@@ -156,6 +157,8 @@ class _Run:
         self.options, self.detector, self.console = options, detector, console
         self.out: _Out | None = None
         self.images = self.anomalous = self.skipped = 0
+        known = detector.calibration
+        self._watch = None if known is None else DriftWatch(known.good(options.class_name))
         self._stdout = sys.stdout  # not what a progress bar puts in its place
 
     def results(self, items: Iterator[Item]) -> Generator[Result, None, None]:
@@ -214,6 +217,8 @@ class _Run:
     def _add(self, result: Result) -> None:
         self.images += 1
         self.anomalous += result.limit is not None and result.is_anomalous
+        if self._watch is not None and self._watch.add(result.score, result.map_maximum):
+            print_line(f"{printable(result.name)}: {DRIFT}", "yellow", self.console)
         if self.out is None:
             print(_line(result), file=self._stdout, flush=True)
         else:

@@ -109,11 +109,19 @@ class GoodScores:
 
     def p_value(self, score: float, maximum: float) -> float:
         """(1 + good images whose excess is as large at least) / (N + 1), of one image."""
-        units = self._image.units([score]), self._pixel.units([maximum])
-        excess = float(np.maximum(*units)[0])
+        excess = self.excess(score, maximum)
         below = int(np.searchsorted(self._excesses, excess, side="left"))
         images = self._excesses.size
         return (1 + images - below) / (images + 1)
+
+    def excess(self, score: float, maximum: float) -> float:
+        """How many spreads an image lies above the median, by the larger of its two scores."""
+        return float(max(self._image.units([score])[0], self._pixel.units([maximum])[0]))
+
+    @property
+    def excesses(self) -> Floats:
+        """Those of the good images, ascending, (N,)."""
+        return self._excesses
 
     def _limit(self, excess: float, interval: tuple[float, float] | None) -> Limit:
         return Limit(self._image.score(excess), self._pixel.score(excess), interval)

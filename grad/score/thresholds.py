@@ -147,8 +147,14 @@ class Calibration:
             (1 + good images at least as odd) / (n + 1), of n good images of the class, or of all
             classes; and its resolution, 1 / (n + 1), which is the smallest that it can be.
         """
-        good = self._known.get(class_name or "", self._known_together)
+        good = self.good(class_name)
         return good.p_value(score, maximum), 1 / (good.images + 1)
+
+    def good(self, class_name: str | None) -> GoodScores:
+        """The good images of a class, or of all together; the name as for :meth:`threshold`."""
+        if class_name is None and len(self.classes) == 1:
+            class_name = next(iter(self.classes))
+        return self._known.get(class_name or "", self._known_together)
 
     def at_rate(self, false_alarm_rate: Rate) -> Calibration:
         """Thresholds from the same good images at another false-alarm rate.

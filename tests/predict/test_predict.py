@@ -209,6 +209,16 @@ class Camera:
         pass
 
 
+def test_drift_is_said_once(predict, tmp_path, capsys):
+    """Noise in every pixel is not what the model was calibrated on."""
+    chance = np.random.default_rng(0)
+    for number in range(60):
+        noise = chance.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / "parts" / f"{number:02}.png")
+    assert predict("parts", "--class-name", "nut") == 0
+    assert capsys.readouterr().err.count("light, camera or parts have changed") == 1
+
+
 def test_a_camera_is_read_until_the_limit(predict, monkeypatch, capsys):
     cv2 = pytest.importorskip("cv2")
     monkeypatch.setattr(cv2, "VideoCapture", Camera)
