@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from grad.score.rates import RATE_HELP, Rate
 from grad.system.command_line import argument, flag, option
 from grad.system.errors import GradError
 
@@ -40,9 +41,7 @@ class PredictOptions:
     class_name: str | None = option(
         None, "Class of all images, for its threshold; none: the threshold for any class."
     )
-    false_alarm_rate: float | None = option(
-        None, "Share of good images that may be called anomalous; none: as the model has it."
-    )
+    false_alarm_rate: Rate | None = option(None, f"{RATE_HELP}; none: as the model has it.")
     threshold: float | None = option(
         None, "Image score above which an image is anomalous; none: as the model has it."
     )
