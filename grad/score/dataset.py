@@ -17,7 +17,7 @@ from grad.data.tiling import Tiling
 from grad.features.features import Features
 from grad.features.split import fold_images
 from grad.model.grad import GRAD
-from grad.model.measure import leaving_out
+from grad.model.measure import images_measured, leaving_out
 from grad.score.anomaly_map import anomaly_map, finish_blended, image_score, upsample
 from grad.score.metrics.classes import ClassMetrics, ClassReport
 from grad.score.metrics.pixels import exact_pixels
@@ -178,13 +178,15 @@ def left_out_scores(
     assert model.statistics is not None
     model.eval()
     found: list[tuple[str, float, float]] = []
-    with Progress(console, "thresholds", len(features)) as progress:
+    total = images_measured(features.tiles()) + len(features)
+    with Progress(console, "thresholds", total) as progress:
+        predict = progress.counting(model)
         for kind, name in enumerate(sorted(classes)):
             mine = features.of_classes([name])
             if not len(mine):
                 continue
             folds = fold_images(mine.samples, groups)
-            for left in leaving_out(model.statistics, model, mine, kind, folds):
+            for left in leaving_out(model.statistics, predict, mine, kind, folds):
                 found += _good_scores(model, mine.subset(left), image_size, progress)
     return _by_class(found)
 

@@ -22,7 +22,6 @@ from grad.features.split import fold_images
 from grad.model.grad import GRAD
 from grad.score.dataset import good_scores, left_out_scores
 from grad.system.devices import Precision
-from grad.system.progress import print_line
 from grad.train.loop import fit
 from grad.train.schedule import Schedule
 
@@ -65,11 +64,17 @@ def fold_scores(
     trained = good_scores(model, features, image_size)
     copies = []
     for number, left in enumerate(folds):
-        if console is not None:
-            print_line(f"thresholds: fold {number + 1} of {len(folds)}", None, console)
         rest = sorted(set(range(len(features))) - set(left))
         without, known = copy.deepcopy(model), features.subset(rest).tiles()
-        fit(without, known, goes_on, seed=seed + number, precision=precision)
+        fit(
+            without,
+            known,
+            goes_on,
+            seed=seed + number,
+            precision=precision,
+            console=console,
+            description=f"thresholds {number + 1}/{len(folds)}",
+        )
         copies.append(good_scores(without, features, image_size))
     homes = _homes(features, folds)
     scores, maxima = (
