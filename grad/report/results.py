@@ -14,7 +14,7 @@ from grad.features.features import Features
 from grad.features.split import TrainingSplit
 from grad.model.grad import GRAD
 from grad.model.size import describe
-from grad.report.console import metrics_table, show_thresholds
+from grad.report.console import metrics_table, show_verdicts
 from grad.report.contents import About, ModelPart
 from grad.report.coordinates import sample_coordinates
 from grad.report.examples import ExamplePicker, save_examples
@@ -24,7 +24,7 @@ from grad.score.dataset import MASK_RULES, evaluate
 from grad.score.metrics.classes import ClassReport, summarize
 from grad.score.records import ImageRecord, Recorder, write_records
 from grad.score.thresholds import Calibration
-from grad.score.verdicts import judge
+from grad.score.verdicts import judge_all
 from grad.system.files import replacing
 from grad.system.run_folder import EXAMPLES, METRICS, RECORDS, REPORT
 from grad.system.version import __version__
@@ -118,10 +118,11 @@ class Results:
             GradError: a file can't be written.
         """
         records = self.recorder.records
-        summary = summarize(self.reports) | {
-            "thresholds": judge(self.calibrations, records),
-            "settings": dict(settings),
-        }
+        summary = (
+            summarize(self.reports)
+            | judge_all(self.calibrations, records)
+            | {"settings": dict(settings)}
+        )
         write_records(out / RECORDS, records)
         save_examples(out / EXAMPLES, self.picker.examples())
         write_report(
@@ -135,9 +136,10 @@ class Results:
             console=console,
         )
         write_metrics(out / METRICS, summary)  # last, as it says that the run is complete
-        console.print(metrics_table(summary))
-        _show_reasons(summary, console)
-        show_thresholds(summary["thresholds"], console)
+        show_verdicts(summary, console)
+        if records:
+            console.print(metrics_table(summary))
+            _show_reasons(summary, console)
 
 
 def write_metrics(path: Path, summary: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from grad.report.write import write_report
 from grad.score.metrics.classes import ClassMetrics, summarize
 from grad.score.records import Recorder
 from grad.score.thresholds import Calibration, calibrate
-from grad.score.verdicts import judge
+from grad.score.verdicts import judge_all
 
 SIDE = 48  # pixels of images and maps
 HOSTILE = """<b>x</b>"'&</script><script>alert(1)</script>"""
@@ -81,7 +81,7 @@ class MadeRun:
         self.records = recorder.records
         self.metrics = summarize(reports) | {"settings": {"images": counts}}
         if self.calibrated:
-            self.metrics["thresholds"] = judge(self.calibrations(), self.records)
+            self.metrics |= judge_all(self.calibrations(), self.records)
         write_report(
             path,
             About("Made up", {"Data": HOSTILE}, {"seed": 0, "data": None}, self.notes),

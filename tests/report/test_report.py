@@ -17,7 +17,7 @@ from grad.report.coordinates import Points, sample_coordinates
 from grad.report.gallery import Gallery
 from grad.report.page_data import _plane
 from grad.report.write import update_report
-from grad.score.verdicts import judge
+from grad.score.verdicts import judge_all
 from grad.system.errors import GradError
 
 
@@ -161,7 +161,7 @@ def test_thresholds_are_exchanged_in_a_report_that_is_there(tmp_path):
     before, text = data_of(path), path.read_text()
     update_report(path, run.metrics)
     assert path.read_text() == text
-    metrics = run.metrics | {"thresholds": judge(run.calibrations(0.4), run.records)}
+    metrics = run.metrics | judge_all(run.calibrations(0.4), run.records)
     update_report(path, metrics)
     after = data_of(path)
     expected = run.calibrations(0.4)["bolt"].threshold("bolt").image
