@@ -122,7 +122,7 @@ def _cautions(section: Mapping[str, Any]) -> Iterator[str]:
     rows = section["classes"]
     new = [name for name, row in rows.items() if row["source"] is None]
     if new:
-        yield f"Not trained on, so judged by the threshold for a class not stated: {', '.join(new)}."
+        yield f"Not trained on, so judged as a class not stated: {', '.join(new)}."
     blind = [name for name, row in rows.items() if row["recall"] == 0]
     if blind:
         yield (

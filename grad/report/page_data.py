@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
 from grad.report.contents import ModelPart
 from grad.report.coordinates import Points
 from grad.report.gallery import Thumbnail
-from grad.score.heat import COLORMAP, HOTTEST, OPACITY
+from grad.score.heat import colours
 from grad.score.records import ImageRecord
 from grad.score.rules import f1_limit
 
@@ -37,7 +37,7 @@ def page_data(
     data = {
         "classes": [_class(name, records) for name in index],
         "images": [_image(picture, index) for picture in pictures],
-        "heat": {"colours": _colours(), "opacity": OPACITY},
+        "colours": base64.b64encode(colours().tobytes()).decode(),
         "models": [_model(model, index) for model in models],
     }
     set_thresholds(data, metrics)
@@ -68,15 +68,11 @@ def _class(name: str, records: Sequence[ImageRecord]) -> dict[str, Any]:
     }
 
 
+_SHOWN = ("image", "image_typical", "pixel", "pixel_typical", "images", "joint")
+
+
 def _threshold(known: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "image": known["image"],
-        "imageTypical": known["image_typical"],
-        "pixel": known["pixel"],
-        "pixelTypical": known["pixel_typical"],
-        "images": known["images"],
-        "joint": known.get("joint", False),
-    }
+    return {key: known[key] for key in _SHOWN if key in known}
 
 
 def _look(of_class: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -88,9 +84,9 @@ def _look(of_class: Mapping[str, Any]) -> dict[str, Any] | None:
     pixel, pixel_typical = _limit(of_class["goodMaxima"], of_class["badMaxima"])
     return {
         "image": image,
-        "imageTypical": image_typical,
+        "image_typical": image_typical,
         "pixel": pixel,
-        "pixelTypical": pixel_typical,
+        "pixel_typical": pixel_typical,
         "images": len(good) + len(bad),
     }
 
@@ -158,12 +154,6 @@ def _plane(coords: NDArray[np.float32]) -> tuple[NDArray[np.float32], str]:
     share = variances[:2].sum() / max(variances.sum(), 1e-30)
     note = f"The first two principal axes of the {dims} of the grid, {share:.0%} of the variance."
     return centred @ axes[:2].T, note
-
-
-def _colours() -> str:
-    """256 colours of the heat map from cold to hot, RRGGBB each."""
-    ramp = matplotlib.colormaps[COLORMAP](HOTTEST * np.linspace(0.0, 1.0, 256))[:, :3]
-    return (ramp * 255.0).round().astype(np.uint8).tobytes().hex()
 
 
 def _short(value: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,14 @@ class Results:
             | {"settings": dict(settings)}
         )
         write_records(out / RECORDS, records)
-        save_examples(out / EXAMPLES, self.picker.examples())
+        save_examples(
+            out / EXAMPLES,
+            [
+                replace(example, limit=self.calibrations[name].threshold(name))
+                for example in self.picker.examples()
+                for name in (example.sample.class_name,)
+            ],
+        )
         write_report(
             out / REPORT,
             about,

@@ -20,6 +20,7 @@ from grad.report import tables
 from grad.report.contents import About, ModelPart
 from grad.report.gallery import Gallery
 from grad.report.page_data import page_data, set_thresholds
+from grad.score.heat import SCRIPT
 from grad.score.records import ImageRecord
 from grad.system.errors import GradError
 from grad.system.files import replacing
@@ -28,12 +29,13 @@ from grad.system.progress import Progress
 # In this order they are one style sheet and one script.
 _STYLES = ("base.css", "tables.css", "plots.css", "gallery.css", "media.css")
 _SCRIPTS = (
+    SCRIPT,
     "dom.js",
     "state.js",
     "plot.js",
     "tables.js",
     "histogram.js",
-    "heat.js",
+    "pictures.js",
     "gallery.js",
     "viewer.js",
     "curves.js",
@@ -140,8 +142,8 @@ class _Inline:
     digest: str
 
 
-def _inline(*names: str) -> _Inline:
-    folder = Path(__file__).parent / "page"
+def _inline(*names: str | Path) -> _Inline:
+    folder = Path(__file__).parent / "page"  # a path that is absolute stays as it is
     text = "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return _Inline(Markup(text), f"sha256-{digest}")

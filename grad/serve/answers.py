@@ -6,22 +6,21 @@ import base64
 import io
 from typing import Literal
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from grad.data.picture import Picture, as_floats
-from grad.score.heat import COLORMAP, HOTTEST, OPACITY, overlay
-from grad.score.thresholds import Calibration, Method, Threshold, calibrated
+from grad.data.picture import Picture
+from grad.score.heat import colours, overlay
+from grad.score.thresholds import Calibration, Method, Threshold
 from grad.serve.scorer import Scorer
 from grad.serve.settings import ServeSettings
 from grad.serve.uploads import FORMATS
 from grad.system.version import __version__
 
-PICTURE = 1024  # pixels, longest side of pictures in answers
+PREVIEW = 1024  # pixels, longest side
 _MOST_SCORES = 1000  # good scores of a class that /info lists; of more, evenly spaced ranks
 
 NO_CALIBRATION = (
@@ -61,7 +60,9 @@ class Prediction(BaseModel):
     note: str | None = Field(default=None, description="Why there is no verdict.")
     map: AnomalyMap | None = Field(default=None, description="With ?map=true.")
     overlay: str | None = Field(
-        default=None, description="With ?overlay=true: PNG in base64, heat map over the image."
+        default=None,
+        description="With ?overlay=true: PNG in base64, the image under its heat map, what is "
+        "marked within a line; below it a strip with verdict and score.",
     )
     preview: str | None = Field(
         default=None,
@@ -136,7 +137,7 @@ def describe(scorer: Scorer, settings: ServeSettings, name: str) -> Info:
         max_pixels=settings.max_pixels,
         queue=settings.queue,
         formats=list(FORMATS),
-        colours=_base64(_colours().tobytes()),
+        colours=_base64(colours().tobytes()),
     )
 
 
@@ -183,17 +184,15 @@ def encode_preview(picture: Picture) -> str:
 
 
 def encode_overlay(
-    picture: Picture, anomaly_map: Tensor, calibration: Calibration | None, class_name: str | None
+    picture: Picture,
+    anomaly_map: Tensor,
+    calibration: Calibration | None,
+    class_name: str | None,
+    score: float,
 ) -> str:
-    """The image under its heat map."""
-    low, high = 0.0, 1.0
-    if calibration is not None:
-        row = calibration.threshold(class_name)
-        anomaly_map = calibrated(anomaly_map, row.pixel_typical, row.pixel)
-    else:
-        low, high = float(anomaly_map.min()), float(anomaly_map.max())
-    pixels = as_floats(picture.resize(_fitted(picture)).tensor())
-    return _png(overlay(pixels, anomaly_map, low, high))
+    """The image, at its own size, under its heat map."""
+    row = calibration.threshold(class_name) if calibration else None
+    return _png(overlay(picture.rgb(), anomaly_map, row, score))
 
 
 def _rows(calibration: Calibration) -> list[ThresholdRow]:
@@ -237,18 +236,10 @@ def _joint_scores(
     return np.maximum(scores, threshold.image_typical + distance * span)
 
 
-def _colours() -> NDArray[np.uint8]:
-    """The colours of :func:`grad.score.heat.overlay` as (256, 4) uint8."""
-    heat = np.linspace(0, 1, 256)
-    table = matplotlib.colormaps[COLORMAP](HOTTEST * heat)
-    table[:, 3] = OPACITY * np.sqrt(heat)
-    return np.round(255 * table).astype(np.uint8)
-
-
 def _fitted(picture: Picture) -> tuple[int, int]:
-    """(H, W) with the longest side at most PICTURE pixels."""
+    """(H, W) with the longest side at most PREVIEW pixels."""
     height, width = picture.size
-    factor = min(1.0, PICTURE / max(height, width))
+    factor = min(1.0, PREVIEW / max(height, width))
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 

@@ -109,14 +109,10 @@ def fit(
         )
         model.train()
         left = schedule.epochs - history.epochs
+        first = f"epoch {history.epochs + 1}/{schedule.epochs}"
         interrupted = False
         try:
-            with Progress(
-                console,
-                description,
-                left * len(features),
-                f"epoch {history.epochs + 1}/{schedule.epochs}",
-            ) as progress:
+            with Progress(console, description, left * len(features), first) as progress:
                 for epoch in range(history.epochs, schedule.epochs):
                     start = time.perf_counter()
                     rates = _set_learning_rates(optimizer, schedule, epoch)

@@ -43,7 +43,7 @@ def test_the_data_hold_every_score_threshold_and_picture(tmp_path):
     assert one["bad"] == sorted(r.score for r in mine if r.anomalous)
     threshold = run.calibrations()["bolt"].threshold("bolt")
     assert one["threshold"]["image"] == threshold.image
-    assert one["threshold"]["pixelTypical"] == threshold.pixel_typical
+    assert one["threshold"]["pixel_typical"] == threshold.pixel_typical
     assert len(data["images"]) == 24
     shown = next(image for image in data["images"] if image["file"] == "images/0-3.png")
     assert (shown["class"], shown["anomalous"], shown["defect"]) == (0, True, "hole")
@@ -150,7 +150,7 @@ def test_an_image_that_is_gone_has_no_thumbnail_and_a_thin_defect_stays(tmp_path
 def test_without_calibration_thresholds_suit_the_test_images(tmp_path):
     one, _ = data_of(MadeRun(tmp_path, calibrated=False, gap=0.5).write())["classes"]
     assert one["good"][-1] < one["threshold"]["image"] < one["bad"][0]
-    assert one["threshold"]["imageTypical"] < one["threshold"]["image"]
+    assert one["threshold"]["image_typical"] < one["threshold"]["image"]
     (one,) = data_of(MadeRun(tmp_path, ("x",), calibrated=False, defects=False).write())["classes"]
     assert one["threshold"]["image"] == one["good"][-1]
 
