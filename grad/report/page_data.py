@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from grad.report.contents import ModelPart
 from grad.report.coordinates import Points
@@ -17,6 +19,8 @@ from grad.score.records import ImageRecord
 from grad.score.rules import f1_limit
 
 _STEPS = 1000  # coordinates are sent as integers
+_FEW = 10  # images, from which on a drift is looked for
+_CHANCE = 0.01  # of a rank correlation, below which it is called a drift
 
 
 def page_data(
@@ -29,14 +33,18 @@ def page_data(
 
     Args:
         metrics: the contents of metrics.json.
-        records: all test images.
+        records: all test images; in a run without any, good images that thresholds were made from.
         models: of the run.
         pictures: of the test images that are shown.
     """
     index = {name: number for number, name in enumerate(metrics["classes"])}
+    known = {record.path: record for record in records}
+    counts = metrics["settings"]["images"].values()
+    tested = any(of_class["test_good"] + of_class["test_defects"] for of_class in counts)
     data = {
+        "of": "test" if tested else "good",
         "classes": [_class(name, records) for name in index],
-        "images": [_image(picture, index) for picture in pictures],
+        "images": [_image(picture, index, known) for picture in pictures],
         "colours": base64.b64encode(colours().tobytes()).decode(),
         "models": [_model(model, index) for model in models],
     }
@@ -58,6 +66,7 @@ def set_thresholds(data: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
 def _class(name: str, records: Sequence[ImageRecord]) -> dict[str, Any]:
     mine = sorted((r for r in records if r.class_name == name), key=lambda record: record.score)
     good = [record for record in mine if not record.anomalous]
+    ordered = sorted(good, key=lambda record: _natural(record.path))
     bad = [record for record in mine if record.anomalous]
     return {
         "name": name,
@@ -65,7 +74,26 @@ def _class(name: str, records: Sequence[ImageRecord]) -> dict[str, Any]:
         "bad": [record.score for record in bad],
         "goodMaxima": [record.map_maximum for record in good],
         "badMaxima": [record.map_maximum for record in bad],
+        "ordered": [[record.score, record.map_maximum] for record in ordered],
+        "drift": _drift([record.score for record in ordered]),
     }
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    """By which paths are in the order of the numbers in them: 2 before 10."""
+    parts = re.split(r"(\d+)", path)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _drift(scores: Sequence[float]) -> str:
+    """Whether scores rise or fall in the order of their files, in words."""
+    if len(scores) < _FEW or len(set(scores)) == 1:
+        return ""
+    found = stats.spearmanr(range(len(scores)), scores)
+    if found.pvalue > _CHANCE:
+        return f"no drift (rank correlation {found.statistic:+.2f}, as chance gives it)"
+    side = "higher" if found.statistic > 0 else "lower"
+    return f"later images score {side} (rank correlation {found.statistic:+.2f}, no chance)"
 
 
 _SHOWN = ("image", "image_typical", "pixel", "pixel_typical", "images", "joint")
@@ -98,19 +126,23 @@ def _limit(good: Sequence[float], bad: Sequence[float]) -> tuple[float, float]:
     return limit, 0.5 * limit
 
 
-def _image(picture: Thumbnail, index: Mapping[str, int]) -> dict[str, Any]:
+def _image(
+    picture: Thumbnail, index: Mapping[str, int], known: Mapping[str, ImageRecord]
+) -> dict[str, Any]:
     shown = picture.shown
+    record = known[str(shown.sample.path.absolute())]
+    raised = record.map_maximum / max(shown.maximum, 1e-30)  # of good images; see grad.train.folds
     return {
         "class": index[shown.sample.class_name],
         "file": f"{shown.sample.path.parent.name}/{shown.sample.path.name}",
         "defect": shown.sample.defect,
         "anomalous": shown.sample.anomalous,
-        "score": shown.score,
-        "maximum": shown.maximum,
+        "score": record.score,
+        "maximum": record.map_maximum,
         "thumbnail": picture.thumbnail,
         "heat": picture.heat,
-        "low": _short(shown.heat.low),
-        "high": _short(shown.heat.high),
+        "low": _short(shown.heat.low * raised),
+        "high": _short(shown.heat.high * raised),
         "mask": picture.mask,
     }
 

@@ -17,15 +17,16 @@ from grad.model.size import describe
 from grad.report.console import metrics_table, show_verdicts
 from grad.report.contents import About, ModelPart
 from grad.report.coordinates import sample_coordinates
-from grad.report.examples import ExamplePicker, save_examples
+from grad.report.examples import Example, ExamplePicker, save_examples
 from grad.report.gallery import Gallery
 from grad.report.write import write_report
 from grad.score.dataset import MASK_RULES, evaluate
 from grad.score.metrics.classes import ClassReport, summarize
 from grad.score.records import ImageRecord, Recorder, write_records
-from grad.score.thresholds import Calibration
+from grad.score.thresholds import ByClass, Calibration
 from grad.score.verdicts import judge_all
 from grad.system.files import replacing
+from grad.system.progress import print_line
 from grad.system.run_folder import EXAMPLES, METRICS, RECORDS, REPORT
 from grad.system.version import __version__
 
@@ -38,6 +39,7 @@ class Results:
         reports: the metrics of each class.
         calibrations: the calibration of each class's model.
         recorder: the records of all test images.
+        good: those of the good images that thresholds were made from, in a run without any.
         picker: the best and worst of each class.
         gallery: the images that the report shows.
         models: of each model what only the report shows.
@@ -47,6 +49,7 @@ class Results:
     reports: dict[str, ClassReport] = field(default_factory=dict)
     calibrations: dict[str, Calibration] = field(default_factory=dict)
     recorder: Recorder = field(default_factory=Recorder)
+    good: Recorder = field(default_factory=Recorder)
     picker: ExamplePicker = field(default_factory=ExamplePicker)
     gallery: Gallery = field(default_factory=Gallery)
     models: list[ModelPart] = field(default_factory=list)
@@ -96,6 +99,18 @@ class Results:
         self.models.append(ModelPart(tuple(classes), describe(model), history or {}, coordinates))
         return self.recorder.records[before:]
 
+    def of_good(self) -> tuple[Recorder, ExamplePicker, Gallery]:
+        """What is to see good images while thresholds are made, where there are no test images."""
+        return self.good, self.picker, self.gallery
+
+    def set_good(self, scores: ByClass, maxima: ByClass) -> None:
+        """Give the good images of some classes that were seen the scores thresholds are made of."""
+        values = {name: zip(scores[name], maxima[name], strict=True) for name in scores}
+        for place, record in enumerate(self.good.records):
+            if record.class_name in values:
+                score, maximum = next(values[record.class_name])
+                self.good.records[place] = replace(record, score=score, map_maximum=maximum)
+
     def write(
         self,
         out: Path,
@@ -124,19 +139,13 @@ class Results:
             | {"settings": dict(settings)}
         )
         write_records(out / RECORDS, records)
-        save_examples(
-            out / EXAMPLES,
-            [
-                replace(example, limit=self.calibrations[name].threshold(name))
-                for example in self.picker.examples()
-                for name in (example.sample.class_name,)
-            ],
-        )
+        seen = records or self.good.records
+        save_examples(out / EXAMPLES, self._judged(seen))
         write_report(
             out / REPORT,
             about,
             metrics=summary,
-            records=records,
+            records=seen,
             models=self.models,
             gallery=self.gallery,
             workers=workers,
@@ -147,6 +156,32 @@ class Results:
         if records:
             console.print(metrics_table(summary))
             _show_reasons(summary, console)
+        elif seen:
+            self._show_oddest(console)
+
+    def _judged(self, records: Sequence[ImageRecord]) -> list[Example]:
+        """The examples with their thresholds, and the scores that the records have."""
+        known, judged = {record.path: record for record in records}, []
+        for example in self.picker.examples():
+            record = known[str(example.sample.path.absolute())]
+            limit = self.calibrations[record.class_name].threshold(record.class_name)
+            raised = record.map_maximum / max(float(example.anomaly_map.max()), 1e-30)
+            map_ = example.anomaly_map * raised
+            judged.append(replace(example, score=record.score, anomaly_map=map_, limit=limit))
+        return judged
+
+    def _show_oddest(self, console: Console) -> None:
+        def oddness(record: ImageRecord) -> float:
+            limit = self.calibrations[record.class_name].threshold(record.class_name)
+            return limit.value(record.score, record.map_maximum)
+
+        oddest = sorted(self.good.records, key=oddness, reverse=True)[:3]
+        print_line(
+            "There are no test images. The oddest good images, among which there may be defects, "
+            f"are {', '.join(record.path for record in oddest)}; {REPORT} shows them and more.",
+            "yellow",
+            console,
+        )
 
 
 def write_metrics(path: Path, summary: Mapping[str, Any]) -> None:

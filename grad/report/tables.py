@@ -88,21 +88,15 @@ def counts(images: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
 
 def tiles(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     """The few numbers that matter most."""
-    shown = [
-        _mean_tile(metrics, key, label)
-        for key, label in (
-            ("image_auroc", "image AUROC"),
-            ("pixel_auroc", "pixel AUROC"),
-            ("aupro_30", "AUPRO 30 %"),
-        )
-    ]
+    shown = []
     if metrics.get("thresholds"):
         counts = metrics["thresholds"]["all"]["counts"]
         found, missed = counts["true_positives"], counts["false_negatives"]
         alarms, quiet = counts["false_positives"], counts["true_negatives"]
         shown.append(_share_tile("defects found", found, found + missed, "defective images"))
         shown.append(_share_tile("false alarms", alarms, alarms + quiet, "good images"))
-    return shown
+    names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO 30 %"}
+    return shown + [_mean_tile(metrics, key, label) for key, label in names.items()]
 
 
 def _mean_tile(metrics: Mapping[str, Any], key: str, label: str) -> dict[str, str]:
@@ -165,7 +159,7 @@ def thresholds_text(metrics: Mapping[str, Any]) -> dict[str, Any]:
         text = f"threshold {unknown['image']:.4g}, {unknown['note']}"
         notes.setdefault(text, []).append("images of no stated class")
     made = {
-        "good": f"Made from good images alone, for {_rate(section['asked_rate'])} false alarms.",
+        "good": f"Made from good images alone, for {_rate(section['asked_rate'])}.",
         "f1": "Each threshold is where F1 on the test images is largest.",
         "fixed": "The threshold was given as a number.",
     }
@@ -179,7 +173,9 @@ def thresholds_text(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 def _rate(asked: float | str | None) -> str:
     """A false-alarm rate as it was asked for."""
-    return f"{100 * asked:.3g} %" if isinstance(asked, float) else "the share that they support of"
+    if isinstance(asked, float):
+        return f"{100 * asked:.3g} % false alarms"
+    return "the false-alarm rate that they support"
 
 
 def gallery_note(shown: int, images: int) -> str:
@@ -187,8 +183,8 @@ def gallery_note(shown: int, images: int) -> str:
     if shown == images:
         return ""
     return (
-        f"Shown are {shown:,} of {images:,} test images: of each class those nearest to a mistake, "
-        "and the clearest."
+        f"Shown are {shown:,} of {images:,} images: of each class those nearest to a mistake, and "
+        "the clearest."
     )
 
 

@@ -39,6 +39,7 @@ _SCRIPTS = (
     "gallery.js",
     "viewer.js",
     "curves.js",
+    "drift.js",
     "scatter.js",
     "training.js",
     "main.js",
@@ -62,9 +63,9 @@ def write_report(
         path: the file.
         about: what was done.
         metrics: the contents of metrics.json; the section ``thresholds`` may be missing.
-        records: every test image; there may be none.
+        records: every test image, or good ones where there is none; there may be none of them too.
         models: of the run, their classes together those of ``metrics``.
-        gallery: the test images to show.
+        gallery: of these images, those to show.
         workers: threads that decode images.
         console: where progress goes; None for silence.
 
@@ -117,7 +118,8 @@ def _write(path: Path, data: Mapping[str, Any], metrics: Mapping[str, Any]) -> N
     text = _template().render(
         about=data["about"],
         lead=tables.lead(len(data["models"]), counts),
-        tiles=tables.tiles(metrics),
+        tested=data["of"] == "test",
+        tiles=tables.tiles(metrics) if data["of"] == "test" else [],
         counts=tables.counts(counts),
         metrics=tables.metrics_table(metrics),
         thresholds=tables.thresholds_text(metrics),

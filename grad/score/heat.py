@@ -34,9 +34,10 @@ def colours() -> NDArray[np.uint8]:
     threshold, red at it, yellow far above.
     """
     values = np.linspace(0.0, 1.0, 256)
-    table = matplotlib.colormaps[COLORMAP](0.15 + 0.8 * values)
+    table = matplotlib.colormaps[COLORMAP](0.2 + 0.75 * values)
+    table += (1 - table) * 0.25 * (1 - values[:, None])  # violet is seen on dark parts as well
     clear = values[26]  # the step of 0.1
-    table[:, 3] = OPACITY * np.sqrt(((values - clear) / (0.5 - clear)).clip(0.0, 1.0))
+    table[:, 3] = OPACITY * ((values - clear) / (0.5 - clear)).clip(0.0, 1.0) ** 0.4
     return np.round(255 * table).astype(np.uint8)
 
 

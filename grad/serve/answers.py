@@ -20,7 +20,7 @@ from grad.serve.settings import ServeSettings
 from grad.serve.uploads import FORMATS
 from grad.system.version import __version__
 
-PREVIEW = 1024  # pixels, longest side
+PREVIEW, OVERLAY = 1024, 4096  # pixels, longest sides at most
 _MOST_SCORES = 1000  # good scores of a class that /info lists; of more, evenly spaced ranks
 
 NO_CALIBRATION = (
@@ -180,7 +180,7 @@ def encode_map(anomaly_map: Tensor) -> AnomalyMap:
 
 def encode_preview(picture: Picture) -> str:
     """The image as a PNG that every browser shows."""
-    return _png(picture.resize(_fitted(picture)).rgb())
+    return _png(picture.resize(_fitted(picture, PREVIEW)).rgb())
 
 
 def encode_overlay(
@@ -190,9 +190,10 @@ def encode_overlay(
     class_name: str | None,
     score: float,
 ) -> str:
-    """The image, at its own size, under its heat map."""
+    """The image under its heat map."""
     row = calibration.threshold(class_name) if calibration else None
-    return _png(overlay(picture.rgb(), anomaly_map, row, score))
+    image = picture.resize(_fitted(picture, OVERLAY)).rgb()
+    return _png(overlay(image, anomaly_map, row, score))
 
 
 def _rows(calibration: Calibration) -> list[ThresholdRow]:
@@ -236,10 +237,10 @@ def _joint_scores(
     return np.maximum(scores, threshold.image_typical + distance * span)
 
 
-def _fitted(picture: Picture) -> tuple[int, int]:
-    """(H, W) with the longest side at most PREVIEW pixels."""
+def _fitted(picture: Picture, most: int) -> tuple[int, int]:
+    """(H, W) with the longest side at most so many pixels."""
     height, width = picture.size
-    factor = min(1.0, PREVIEW / max(height, width))
+    factor = min(1.0, most / max(height, width))
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from grad.features.features import Features
 from grad.features.split import fold_images
 from grad.model.grad import GRAD
-from grad.score.dataset import good_scores, left_out_scores
+from grad.score.dataset import Observer, good_scores, left_out_scores
 from grad.system.devices import Precision
 from grad.train.loop import fit
 from grad.train.schedule import Schedule
@@ -42,6 +42,7 @@ def fold_scores(
     seed: int = 0,
     precision: Precision = "float32",
     console: Console | None = None,
+    observers: Sequence[Observer] = (),
 ) -> tuple[ByClass, ByClass]:
     """Image scores and largest map values of images trained on, by models that do not know them.
 
@@ -54,14 +55,16 @@ def fold_scores(
         groups: which images belong together (:func:`grad.features.split.fold_images`).
         seed, precision: of training.
         console: where progress goes; None for silence.
+        observers: see maps and scores, those before they are raised, in the order of what is
+            returned.
     """
     if model.statistics is not None:
-        return left_out_scores(model, features, image_size, classes, groups, console)
+        return left_out_scores(model, features, image_size, classes, groups, console, observers)
     folds = _folds_of_all(features, classes, groups)
     goes_on = replace(
         schedule, epochs=max(1, round(_SHARE * schedule.epochs)), decay="cosine", drops=None
     )
-    trained = good_scores(model, features, image_size)
+    trained = good_scores(model, features, image_size, observers=observers)
     copies = []
     for number, left in enumerate(folds):
         rest = sorted(set(range(len(features))) - set(left))

@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from grad.data.tiling import Tiling
 from grad.model.grad import GRAD
 from grad.report.coordinates import Points, sample_coordinates
 from grad.report.gallery import Gallery
-from grad.report.page_data import _plane
+from grad.report.page_data import _plane, page_data
 from grad.report.write import update_report
 from grad.score.verdicts import judge_all
 from grad.system.errors import GradError
@@ -153,6 +154,34 @@ def test_without_calibration_thresholds_suit_the_test_images(tmp_path):
     assert one["threshold"]["image_typical"] < one["threshold"]["image"]
     (one,) = data_of(MadeRun(tmp_path, ("x",), calibrated=False, defects=False).write())["classes"]
     assert one["threshold"]["image"] == one["good"][-1]
+
+
+def test_good_images_alone_have_histogram_pictures_and_drift(tmp_path):
+    run = MadeRun(tmp_path, classes=("bolt",), images=20, defects=False, tested=False)
+    data, text = data_of(run.write()), (tmp_path / "report.html").read_text()
+    (one,) = data["classes"]
+    assert data["of"] == "good" and len(one["good"]) == 20 == len(data["images"])
+    assert "there may be defects among them" in text and 'id="drift"' in text
+    assert 'id="metrics"' not in text and 'id="curves"' not in text
+    names = [record.score for record in sorted(run.records, key=lambda record: record.score)]
+    assert [score for score, _ in one["ordered"]] == names, "0-2.png is before 0-10.png"
+    assert one["drift"].startswith("later images score higher (rank correlation +1.00")
+    other = MadeRun(tmp_path, classes=("bolt",), images=20)
+    other.write()
+    assert 'id="drift"' not in (tmp_path / "report.html").read_text()
+
+
+def test_pictures_of_good_images_have_the_scores_of_the_thresholds(tmp_path):
+    """Other presets than grad-plus raise the scores, and with them the maps."""
+    run = MadeRun(tmp_path, classes=("bolt",), images=4, defects=False, tested=False)
+    before = data_of(run.write())["images"]
+    run.metrics["settings"]["images"]["bolt"]["test_good"] = 0
+    raised = [replace(r, score=1.5 * r.score, map_maximum=2 * r.map_maximum) for r in run.records]
+    after = page_data(run.metrics, raised, [], run.gallery.pictures())["images"]
+    for one, other in zip(before, after, strict=True):
+        assert other["score"] == pytest.approx(1.5 * one["score"])
+        assert other["high"] == pytest.approx(2 * one["high"], rel=1e-4)
+        assert other["maximum"] == pytest.approx(other["high"], rel=0.02)
 
 
 def test_thresholds_are_exchanged_in_a_report_that_is_there(tmp_path):

@@ -237,6 +237,7 @@ def test_the_switch_changes_the_theme(browser, run):
         {"images": 0},
         {"images": 0, "calibrated": False, "history": False},
         {"dims": 3},
+        {"tested": False, "defects": False, "images": 40},
         {"classes": tuple(f"class number {i} of many" for i in range(30)), "images": 2},
     ],
     ids=lambda options: ",".join(options),
@@ -252,7 +253,15 @@ def test_every_kind_of_run_opens_and_fits_a_small_phone(options, browser, tmp_pa
         assert page.locator("b", has_text=re.compile("^x$")).count() == 0
         if page.locator("#class").count():
             page.locator("#class").select_option(index=1)
-        if options.get("defects") is False:
+        if "tested" in options:
+            assert page.locator("#drift-plot circle").count() == 40
+            assert not page.locator("#recall").is_visible()
+            assert page.locator("#kinds label").all_inner_texts() == [
+                "all 40",
+                f"above the threshold {counts(page)[1]}",
+                f"below {counts(page)[0]}",
+            ]
+        elif options.get("defects") is False:
             assert page.locator("#recall-note").inner_text() == "recall: 0 of 0 defects found"
         if HOSTILE in options.get("classes", ()):
             assert HOSTILE in page.locator("#metrics-table tbody th").all_inner_texts()

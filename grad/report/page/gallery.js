@@ -16,9 +16,14 @@ const KINDS = {
   "false-alarm": { text: "false alarms", holds: (kind) => kind === "false-alarm" },
   correct: { text: "correct", holds: (kind) => kind.startsWith("correct") },
 };
+if (DATA.of === "good") {
+  delete KINDS.missed;
+  KINDS["false-alarm"].text = "above the threshold";
+  KINDS.correct.text = "below";
+}
 const VERDICTS = {
   missed: "missed",
-  "false-alarm": "false alarm",
+  "false-alarm": DATA.of === "good" ? "odd" : "false alarm",
   "correct-good": "good",
   "correct-bad": "found",
 };
