@@ -10,11 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 from rich.text import Text
 
 from grad.system.names import printable, wrapped
 
 _EVERY = 10.0  # seconds between two lines where no bar can be drawn
+_QUICK = 1.0  # seconds, within which nothing but training is told of there
 
 
 def cell(text: object) -> Text:
@@ -42,7 +44,7 @@ def describe_seconds(seconds: float) -> str:
 class Progress:
     """How far work on a number of images is, how quick and for how long.
 
-    A bar on a terminal; elsewhere, as in a log, a line every ten seconds and one at the end.
+    A bar on a terminal; elsewhere, as in a log, a line every ten seconds and at the end.
 
     Args:
         console: where it is shown; None: nowhere.
@@ -58,7 +60,7 @@ class Progress:
         self._log = console if shown and console and not console.is_terminal else None
         self._bar = RichProgress(
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=12),
             _Column(_done),
             _Column(_speed, "cyan"),
             _Column(_time),
@@ -97,7 +99,9 @@ class Progress:
         traceback: TracebackType | None,
     ) -> None:
         self._bar.stop()
-        self._say()
+        (task,) = self._bar.tasks
+        if error is None and (task.fields["note"] or (task.elapsed or 0) > _QUICK):
+            self._say()
 
     def _say(self) -> None:
         self._said = time.monotonic()
@@ -112,7 +116,7 @@ class _Column(ProgressColumn):
 
     def __init__(self, text: Callable[[Task], str], style: str = "") -> None:
         self._text, self._style = text, style
-        super().__init__()
+        super().__init__(table_column=Column(no_wrap=True))
 
     def render(self, task: Task) -> Text:
         return Text(self._text(task), self._style)
