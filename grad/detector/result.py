@@ -62,7 +62,7 @@ class Result:
 
     @property
     def value(self) -> float:
-        """The calibrated score: 0.1 for a typical good image, 0.5 at the threshold, below 1."""
+        """The calibrated value: 0.1 for a typical good image, 0.5 at the threshold, below 1."""
         return self._limit().value(self.score, self.map_maximum)
 
     @property

@@ -29,7 +29,7 @@ class ExportOptions:
         None, "File to write, .onnx, .xml or .pt2; none: beside the model, under its name."
     )
     class_name: str | None = option(
-        None, "Class whose threshold the file has; none: verdicts for all classes and unknown ones."
+        None, "Class whose threshold the file has; none: of all classes and of none stated."
     )
     false_alarm_rate: Rate | None = option(None, f"{RATE_HELP}; none: as the model has it.")
     resize: Literal["graph", "none"] = option(

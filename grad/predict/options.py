@@ -39,7 +39,7 @@ class PredictOptions:
     )
     masks: bool = option(False, "Write masks of what is marked, in the image's size, in OUT/masks.")
     class_name: str | None = option(
-        None, "Class of all images, for its threshold; none: the threshold for any class."
+        None, "Class of all images, for its threshold; none: that of a class not stated."
     )
     false_alarm_rate: Rate | None = option(None, f"{RATE_HELP}; none: as the model has it.")
     threshold: float | None = option(

@@ -157,7 +157,7 @@ def thresholds_text(metrics: Mapping[str, Any]) -> dict[str, Any]:
     unknown = section["unknown"]
     if unknown:
         text = f"threshold {unknown['image']:.4g}, {unknown['note']}"
-        notes.setdefault(text, []).append("images of no stated class")
+        notes.setdefault(text, []).append("a class not stated")
     made = {
         "good": f"Made from good images alone, for {_rate(section['asked_rate'])}.",
         "f1": "Each threshold is where F1 on the test images is largest.",
@@ -165,8 +165,8 @@ def thresholds_text(metrics: Mapping[str, Any]) -> dict[str, Any]:
     }
     return {
         "made": made[section["method"]],
-        "reset": "Back to calibrated",
-        "column": "calibrated",
+        "reset": "Back to the model's threshold",
+        "column": "the model's",
         "notes": [f"{', '.join(names)}: {note}" for note, names in notes.items()],
     }
 

@@ -45,7 +45,7 @@ def judge(
         none was); ``classes``: the threshold of each class with ``source`` (where its good images
         came from; None for a class that was not trained on), ``recall``, ``false_alarm_rate`` (None
         for each where there are no such images) and ``counts``; ``all``: the same over all
-        classes; ``unknown``: the threshold for images of no stated class and what it does to all of
+        classes; ``unknown``: the threshold for a class not stated and what it does to all of
         them, None with several models or a single class.
     """
     first = next(iter(calibrations.values()))

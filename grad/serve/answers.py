@@ -42,11 +42,11 @@ class Prediction(BaseModel):
 
     name: str = Field(description="The file's name, where the request told one.")
     class_name: str | None = Field(description="The class that was asked for.")
-    score: float = Field(description="Raw image score; larger is more anomalous.")
-    value: float | None = Field(description="Calibrated score in [0, 1]; 0.5 is the threshold.")
+    score: float = Field(description="The score; larger is more anomalous.")
+    value: float | None = Field(description="Calibrated value in [0, 1]; 0.5 is the threshold.")
     map_maximum: float = Field(description="The largest value of the anomaly map.")
     threshold: float | None = Field(
-        description="Raw scores above are anomalous; where /info calls the threshold joint, so is "
+        description="Scores above are anomalous; where /info calls the threshold joint, so is "
         "an image whose map has a value above the pixel threshold there."
     )
     is_anomalous: bool | None = Field(description="The verdict; null without a calibration.")
@@ -71,7 +71,7 @@ class Prediction(BaseModel):
 
 
 class ThresholdRow(BaseModel):
-    """The threshold of a class; of images of no stated class where ``class_name`` is null."""
+    """The threshold of a class; of a class not stated where ``class_name`` is null."""
 
     class_name: str | None
     image: float = Field(description="Image scores above are anomalous.")

@@ -40,7 +40,7 @@ _DECODERS = 4  # threads that decode and encode, at most
 
 _Result = TypeVar("_Result")
 
-_CLASS = "Class whose threshold judges the image; without one, the threshold for unknown classes."
+_CLASS = "Class whose threshold judges the image; without one, that of a class not stated."
 _PARAMETERS = ("class_name", "overlay", "map", "preview")
 _BODY = {
     "requestBody": {

@@ -61,7 +61,7 @@ def test_keys_on_the_slider_change_the_counts_and_the_button_brings_them_back(pa
     assert counts(page) == (40, 0, 40, 0)
     page.keyboard.press("Home")
     assert counts(page) == (0, 40, 0, 40)
-    page.get_by_role("button", name="Back to calibrated").click()
+    page.get_by_role("button", name="Back to the model's threshold").click()
     assert counts(page) == before
 
 
@@ -80,7 +80,7 @@ def test_dragging_moves_one_class_alone(page, run):
     assert counts(page) == expected(of_class(run, "cap"), limit)
     page.locator("#class").select_option("")
     assert page.locator("#histogram-note").is_visible()
-    page.get_by_role("button", name="Back to calibrated").click()
+    page.get_by_role("button", name="Back to the model's threshold").click()
     assert not page.locator("#histogram-note").is_visible()
     page.locator("#class").select_option("bolt")
     original = run.limit("bolt")

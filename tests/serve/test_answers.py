@@ -25,6 +25,8 @@ from fastapi.testclient import TestClient
 from helpers.serving import CALIBRATION, SIZE, FakeDetector, encoded, grey, served, spot
 
 from grad.data.images import load_image
+from grad.report.write import _SCRIPTS, _inline
+from grad.score.heat import SCRIPT
 from grad.score.thresholds import calibrated
 from grad.serve.app import create_app
 from grad.serve.batching import Batcher
@@ -122,6 +124,13 @@ def test_pictures_come_when_asked_for(client):
     overlay = overlay[:40]
     assert np.abs(overlay - np.asarray(spot()))[:5, :5].max() > 50  # the spot is coloured
     assert np.abs(overlay - np.asarray(spot()))[20:, 30:].max() < 25  # the rest hardly
+
+
+def test_page_and_report_draw_heat_by_one_file(client_of, detector):
+    served = client_of(detector).get("/page/heat.js")
+    assert served.status_code == 200 and "javascript" in served.headers["content-type"]
+    assert served.text == SCRIPT.read_text()
+    assert SCRIPT.read_text() in _inline(*_SCRIPTS).text
 
 
 def test_pictures_are_bounded(client_of, detector):

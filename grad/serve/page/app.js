@@ -37,7 +37,7 @@ async function connect() {
   drawRamp($("ramp"), colours);
   thresholds = new Thresholds(info.thresholds);
   const only = info.classes.length === 1 ? info.classes[0] : null;
-  const any = new Option(only === null ? "any class" : only, "");
+  const any = new Option(only === null ? "class not stated" : only, "");
   $("class").replaceChildren(any, ...(only === null ? info.classes.map((n) => new Option(n, n)) : []));
   $("model").textContent = `${info.model} · ${info.classes.join(", ")} · ${info.device}`;
   $("model").title = $("model").textContent;

@@ -46,13 +46,13 @@ export class Thresholds {
     else this.factors.set(className, clamped);
   }
 
-  /** Move to a raw score. */
+  /** Move to a score. */
   moveTo(className, score) {
     const row = this.rows.get(className) ?? this.rows.get(null);
     this.move(className, (score - row.image_typical) / (row.image - row.image_typical));
   }
 
-  /** What a raw score, and the largest value of the map, mean: verdict, calibrated value and the
+  /** What a score, and the largest value of the map, mean: verdict, calibrated value and the
    * threshold in force. */
   judge(score, maximum, className) {
     const row = this.of(className);
