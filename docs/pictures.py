@@ -24,14 +24,13 @@ COOKIES = ROOT / "grad/data/demo/cookie/test"
 
 def save(picture: Image.Image, name: str) -> None:
     """Small, as the repository keeps every one of them."""
-    picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
-        IMAGES / name, optimize=True
-    )
+    picture.convert("RGB").quantize(256, kmeans=1).save(IMAGES / name, optimize=True)
 
 
 def shoot(page, name: str, top: str, bottom: str) -> None:
     """From the top of one element of a page to the bottom of another, over the page's width."""
     page.wait_for_timeout(1500)  # pictures are drawn as they come into view
+    page.evaluate("scrollTo(0, 0)")
     first, last = (page.locator(one).bounding_box() for one in (top, bottom))
     height = last["y"] + last["height"] - first["y"]
     clip = {"x": 0, "y": first["y"], "width": page.viewport_size["width"], "height": height}
@@ -41,10 +40,10 @@ def shoot(page, name: str, top: str, bottom: str) -> None:
 
 def report(browser, run: Path) -> None:
     """The report's thresholds, and its images in the dark."""
-    address, size = (run / "report.html").resolve().as_uri(), {"width": 1180, "height": 1100}
+    address, size = (run / "report.html").resolve().as_uri(), {"width": 1180, "height": 4000}
     with watched_page(browser, viewport=size) as page:
         page.goto(address)
-        shoot(page, "report.png", ".page-head", "#thresholds .card")
+        shoot(page, "report.png", ".page-head", "#thresholds .card >> nth=0")
     with watched_page(browser, viewport=size, color_scheme="dark") as page:
         page.goto(address)
         page.locator("#order").select_option("nearest")

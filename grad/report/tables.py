@@ -108,7 +108,7 @@ def _mean_tile(metrics: Mapping[str, Any], key: str, label: str) -> dict[str, st
 
 
 def _share_tile(label: str, part: int, whole: int, what: str) -> dict[str, str]:
-    note = f"{part:,} of {whole:,} {what}, at the thresholds" if whole else f"no {what}"
+    note = f"{part:,} of {whole:,} {what}" if whole else f"no {what}"
     share = part / whole if whole else None
     return {"label": label, "value": _percent(share, unit=" %"), "note": note}
 

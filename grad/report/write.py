@@ -122,6 +122,7 @@ def _write(path: Path, data: Mapping[str, Any], metrics: Mapping[str, Any]) -> N
         tiles=tables.tiles(metrics) if data["of"] == "test" else [],
         counts=tables.counts(counts),
         metrics=tables.metrics_table(metrics),
+        rates=metrics.get("rates", []) if data["of"] == "test" else [],
         thresholds=tables.thresholds_text(metrics),
         gallery_note=tables.gallery_note(len(data["images"]), images),
         has_scores=images > 0,

@@ -102,7 +102,7 @@ function makeCard(image) {
     picture,
     element("span", { class: "card-head" }, verdict, element("b", {}, image.value.toFixed(2))),
     bar,
-    element("span", { class: "card-text" }, `score ${short(image.raw)} · ${image.one.name} · ${image.defect}`),
+    element("span", { class: "card-text" }, `${image.one.name} · ${image.defect}\nscore ${short(image.raw)}`),
   );
   button.addEventListener("click", () => openViewer(image));
   const card = element("li", {}, button);
