@@ -20,7 +20,7 @@ from grad.report.coordinates import sample_coordinates
 from grad.report.examples import Example, ExamplePicker, save_examples
 from grad.report.gallery import Gallery
 from grad.report.write import write_report
-from grad.score.dataset import MASK_RULES, evaluate
+from grad.score.dataset import MASK_RULES, Observer, evaluate
 from grad.score.metrics.classes import ClassReport, summarize
 from grad.score.records import ImageRecord, Recorder, write_records
 from grad.score.thresholds import ByClass, Calibration
@@ -44,6 +44,7 @@ class Results:
         gallery: the images that the report shows.
         models: of each model what only the report shows.
         exact: whether pixel metrics are exact for any number of pixels, which are then all kept.
+        tested: whether the run has test images.
     """
 
     reports: dict[str, ClassReport] = field(default_factory=dict)
@@ -54,6 +55,7 @@ class Results:
     gallery: Gallery = field(default_factory=Gallery)
     models: list[ModelPart] = field(default_factory=list)
     exact: bool = False
+    tested: bool = True
 
     def add(
         self,
@@ -99,9 +101,9 @@ class Results:
         self.models.append(ModelPart(tuple(classes), describe(model), history or {}, coordinates))
         return self.recorder.records[before:]
 
-    def of_good(self) -> tuple[Recorder, ExamplePicker, Gallery]:
-        """What is to see good images while thresholds are made, where there are no test images."""
-        return self.good, self.picker, self.gallery
+    def of_good(self) -> tuple[Observer, ...]:
+        """What is to see good images while thresholds are made: nothing where test images are."""
+        return () if self.tested else (self.good, self.picker, self.gallery)
 
     def set_good(self, scores: ByClass, maxima: ByClass) -> None:
         """Give the good images of some classes that were seen the scores thresholds are made of."""

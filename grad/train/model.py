@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from grad.features.split import TrainingSplit
 from grad.model.grad import GRAD
 from grad.model.size import describe
 from grad.report.results import Results
-from grad.score.dataset import Observer, good_scores
+from grad.score.dataset import good_scores
 from grad.score.rules import choose_thresholds
 from grad.score.thresholds import Calibration, calibrate
 from grad.system import distributed
@@ -62,7 +61,7 @@ class ModelTraining:
         if result.interrupted:
             self._say_interrupted(result, file)
             raise KeyboardInterrupt
-        calibration = self._calibrate(model, split, () if len(test) else self.results.of_good())
+        calibration = self._calibrate(model, split)
         records = self.results.add(
             model,
             test,
@@ -102,22 +101,15 @@ class ModelTraining:
             console=self.console,
         )
 
-    def _calibrate(
-        self, model: GRAD, split: TrainingSplit, observers: Sequence[Observer]
-    ) -> Calibration:
+    def _calibrate(self, model: GRAD, split: TrainingSplit) -> Calibration:
         """Thresholds from images kept apart; of classes without any, from folds of all others.
 
-        Observers see the one kind or the other.
+        What the report shows of good images is the one kind or the other.
         """
-        plan, options = self.plan, self.plan.options
+        plan, options, observers = self.plan, self.plan.options, self.results.of_good()
         folded = [name for name, source in split.sources.items() if source in ("folds", "training")]
-        scores, maxima = good_scores(
-            model,
-            split.calibration,
-            plan.image_size,
-            self.console,
-            () if folded == list(split.sources) else observers,
-        )
+        apart = () if len(folded) == len(split.sources) else observers
+        scores, maxima = good_scores(model, split.calibration, plan.image_size, self.console, apart)
         if folded:
             of_folds = fold_scores(
                 model,
@@ -129,7 +121,7 @@ class ModelTraining:
                 seed=options.seed,
                 precision=plan.precision,
                 console=self.console,
-                observers=observers if folded == list(split.sources) else (),
+                observers=() if apart else observers,
             )
             for found, more in zip((scores, maxima), of_folds, strict=True):
                 found |= {name: more[name] for name in folded}
