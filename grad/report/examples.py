@@ -14,7 +14,7 @@ from torch import Tensor
 
 from grad.data.images import image_size, load_image, load_mask
 from grad.data.samples import Sample
-from grad.score.heat import colours, font, outline, overlay
+from grad.score.heat import VERDICTS, colours, font, outline, overlay
 from grad.score.thresholds import Threshold
 from grad.system.files import replacing
 from grad.system.names import printable
@@ -57,6 +57,14 @@ class Example:
         what = "defect" if self.sample.anomalous else "good image"
         number = f", no. {self.rank}" if self.rank > 1 else ""
         return f"{'highest' if high else 'lowest'}-scored {what}{number}"
+
+    @property
+    def mistake(self) -> str:
+        """``"missed"`` or ``"false alarm"``; ``""`` where the verdict is right or there is none."""
+        bad, limit = self.sample.anomalous, self.limit
+        if limit is None or limit.is_anomalous(self.score, float(self.anomaly_map.max())) == bad:
+            return ""
+        return "missed" if bad else "false alarm"
 
 
 class ExamplePicker:
@@ -142,7 +150,9 @@ def sheet(example: Example) -> Image.Image:
     room = right - GAP - 160
     name = _fit(draw, example.sample.class_name, 14, room, bold=True)
     draw.text((GAP, head + height + 8), name, INK, font(14, bold=True))
-    draw.text((right, head + height + 29), example.label, INK, font(12), anchor="ra")
+    colour = VERDICTS[True] if example.mistake else INK
+    label = f"{example.label}{example.mistake and ': '}{example.mistake}"
+    draw.text((right, head + height + 29), label, colour, font(12), anchor="ra")
     draw.text((GAP, head + height + 29), _fit(draw, file, 12, room), FAINT, font(12))
     return page
 

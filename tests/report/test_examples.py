@@ -18,6 +18,7 @@ from grad.report.examples import (
     save_examples,
     sheet,
 )
+from grad.score.thresholds import Threshold
 from grad.system.errors import GradError
 
 
@@ -124,6 +125,20 @@ def test_sheets_of_any_text_and_shape(tmp_path: Path) -> None:
     ]
     assert overview(many).size[1] > 3 * 5 * 144
     assert overview([]).mode == "RGB"
+
+
+def test_a_mistake_is_called_that() -> None:
+    limit = Threshold(2.0, 3.0, 1.0, 1.0, 50, "", joint=True)
+    good, bad = paths_only("aB")
+    for one, score, said in (
+        (good, 1.0, ""),
+        (good, 2.5, "false alarm"),
+        (bad, 1.0, "missed"),
+        (bad, 2.5, ""),
+    ):
+        assert Example(one, score, torch.ones(2, 2), limit=limit).mistake == said
+        assert Example(one, score, torch.ones(2, 2)).mistake == ""
+    assert Example(bad, 1.0, torch.full((2, 2), 4.0), limit=limit).mistake == "", "by a pixel"
 
 
 def test_an_image_that_is_gone_is_named(tmp_path: Path) -> None:

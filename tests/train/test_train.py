@@ -134,12 +134,15 @@ def test_runs_get_free_names(train, data, tmp_path):
 
 
 @pytest.mark.parametrize("preset", ["grad-tiny", "grad-plus"])
-def test_good_images_only(preset, train, data, tmp_path, capsys):
+def test_good_images_only(preset, train, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("grad.system.progress._QUICK", 0.0)
     arguments = ("--data", str(data / "one/train/good"), "--out", "a", "--preset", preset)
     assert train(*arguments) == 0
     said = capsys.readouterr().out
     assert "oddest good images, among which there may be defects" in said
     assert "AUROC" not in said and "missed" not in said
+    told = ["training: epoch 2/2, loss", "thresholds"] + ["measuring: "] * (preset == "grad-plus")
+    assert all(words in said for words in told), "a log hears of statistics and thresholds too"
     report = (tmp_path / "a/report.html").read_text()
     page = json.loads(re.search(r'id="data">(.*?)</script>', report)[1])
     (good,) = load_checkpoint(tmp_path / "a").calibration.good_scores.values()
