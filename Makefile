@@ -1,5 +1,5 @@
 # What one does with the sources; CONTRIBUTING.md says more.
-.PHONY: build test lint docs
+.PHONY: build test lint docs pictures
 
 SOURCES = find csrc tests -name '*.h' -o -name '*.inl' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu'
 
@@ -19,3 +19,6 @@ lint: ## the tools of the extra "dev"
 
 docs: ## the pages, at build/site
 	mkdocs build --strict --config-file docs/mkdocs.yml --site-dir ../build/site
+
+pictures: ## docs/images, of a run on the demo set; RUN=DIR takes one that is there
+	python docs/pictures.py $(RUN)

@@ -1,5 +1,6 @@
 """The console command ``grad``."""
 
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 import grad
 from grad.__main__ import COMMANDS, main, package_of
+from grad.system.command_line import parse_options
 
 ROOT = Path(__file__).parents[1]
 
@@ -45,6 +47,14 @@ def test_every_command_refuses_unknown_options_in_one_sentence(name, capsys):
     assert main([name, "--no-such-option"]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1 and "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"info", "update"}))
+def test_every_command_takes_the_rate_that_the_images_support(name):
+    kind = getattr(importlib.import_module(f"grad.{name}.options"), f"{name.title()}Options")
+    places = {"train": [], "predict": ["model", "image"]}.get(name, ["model"])
+    options = parse_options(kind, name, "", [*places, "--false-alarm-rate", "auto"])
+    assert options.false_alarm_rate == "auto"
 
 
 def test_every_command_is_a_module():

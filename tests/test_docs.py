@@ -168,3 +168,10 @@ def test_the_site_builds(tmp_path):
             r'<(?:script|img|link rel="stylesheet")[^>]*"(https?:[^"]*)', page.read_text()
         )
         assert not loaded, page
+
+
+def test_one_command_makes_every_picture():
+    made = set(re.findall(r'"([\w-]+\.png)"', (ROOT / "docs/pictures.py").read_text()))
+    assert made == {path.name for path in (ROOT / "docs/images").iterdir()}
+    assert "docs/pictures.py" in (ROOT / "Makefile").read_text()
+    assert "make pictures" in (ROOT / "CONTRIBUTING.md").read_text()

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from grad.score.rates import check_rate, check_share
+from grad.score.rates import RATE_HELP, Rate, check_rate, check_share
 from grad.system.command_line import argument, class_list, option
 from grad.system.errors import GradError
 
@@ -31,11 +30,7 @@ class CheckOptions:
     validation: Path | None = option(
         None, "Folder of further good images for thresholds, DIR/CLASS; none: the share above."
     )
-    false_alarm_rate: float | Literal["auto"] = option(
-        "auto",
-        "Share of good images that may be called anomalous; auto: what the images of a class "
-        "support, 0.01 to 0.05.",
-    )
+    false_alarm_rate: Rate = option("auto", f"{RATE_HELP}.")
     workers: int | None = option(None, "Threads that decode images; none: one a core, at most 8.")
 
     def __post_init__(self) -> None:

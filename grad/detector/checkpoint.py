@@ -24,7 +24,7 @@ from grad.model.grad import GRAD
 from grad.score.thresholds import Calibration
 from grad.system.devices import plain_defaults
 from grad.system.errors import GradError
-from grad.system.files import replacing
+from grad.system.files import finish_replacing, replacing
 from grad.system.run_folder import MODEL
 from grad.system.version import __version__
 
@@ -231,6 +231,7 @@ def model_files(path: Path | str) -> list[Path]:
     """
     path = Path(path).expanduser()
     try:
+        finish_replacing(path if path.is_dir() else path.parent)
         if path.is_dir():
             own = path / MODEL
             files = [own] if own.is_file() else sorted(path.glob(f"*/{MODEL}"))

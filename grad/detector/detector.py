@@ -215,7 +215,7 @@ class Detector:
                 those; a list of any of these. Arrays and tensors are uint8, uint16, or floats in
                 [0, 1].
             class_name: what the images show, one of :attr:`classes`; None: judge them by the
-                threshold for images of any class.
+                threshold for a class not stated.
             tile: cut images into squares of so many pixels, for small defects in large images. The
                 anomaly map then has the image's own size. The model should have been trained on
                 tiles of this size. None: as in training; 0: whole images in any case.

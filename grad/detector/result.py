@@ -10,14 +10,12 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from grad.data.picture import Picture, as_floats
+from grad.data.picture import Picture
 from grad.data.sources import Item
 from grad.score.heat import overlay
 from grad.score.regions import Region, find_regions, resize_map
-from grad.score.thresholds import Threshold, calibrated
+from grad.score.thresholds import Threshold
 from grad.system.errors import GradError
-
-_OVERLAY = 1024  # pixels, longest side
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Result:
 
     @property
     def value(self) -> float:
-        """The calibrated score: 0.1 for a typical good image, 0.5 at the threshold, below 1."""
+        """The calibrated value: 0.1 for a typical good image, 0.5 at the threshold, below 1."""
         return self._limit().value(self.score, self.map_maximum)
 
     @property
@@ -109,14 +107,15 @@ class Result:
         """The image in its own size, upright, as 8-bit RGB."""
         return self.picture.rgb()
 
-    def overlay(self, longest: int | None = _OVERLAY) -> Image.Image:
-        """The image under its heat map.
+    def overlay(self, longest: int | None = None) -> Image.Image:
+        """The image under its heat map, what is marked within a line; verdict and score below.
 
         Colours are on the calibrated scale, so they mean the same in all images; a model without
-        thresholds has a scale for each image.
+        thresholds has a scale for each image, and no verdict.
 
         Args:
-            longest: the longest side in pixels; larger images are made smaller. None: none are.
+            longest: the longest side of the image in pixels; larger ones are made smaller. None:
+                none are.
 
         Returns:
             RGB.
@@ -124,12 +123,7 @@ class Result:
         picture = self.picture
         factor = 1.0 if longest is None else min(1.0, longest / max(self.size))
         size = (max(1, round(factor * self.size[0])), max(1, round(factor * self.size[1])))
-        pixels = as_floats(picture.resize(size).tensor())
-        if self.limit is None:
-            low, high = float(self.anomaly_map.min()), float(self.anomaly_map.max())
-            return overlay(pixels, self.anomaly_map, low, high)
-        values = calibrated(self.anomaly_map, self.limit.pixel_typical, self.limit.pixel)
-        return overlay(pixels, values, 0.0, 1.0)
+        return overlay(picture.resize(size).rgb(), self.anomaly_map, self.limit, self.score)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but image and map, for JSON; what needs a threshold is None without one."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from grad.data.samples import MaskRule
-from grad.score.rates import check_rate
+from grad.score.rates import RATE_HELP, Rate, check_rate
 from grad.system.command_line import argument, class_list, flag, option
 from grad.system.errors import GradError
 
@@ -27,11 +27,7 @@ class EvaluateOptions:
         None, "Folder of test images, as for training; none: what the run has stored of its own."
     )
     classes: str | None = option(None, "Classes of --data to take, as NAME,NAME; none: all.")
-    false_alarm_rate: float | Literal["auto"] | None = option(
-        None,
-        "Thresholds for this share of good images called anomalous; auto: what the images of a "
-        "class support, 0.01 to 0.05; none: as they are.",
-    )
+    false_alarm_rate: Rate | None = option(None, f"{RATE_HELP}; none: as the model has it.")
     threshold: Literal["good", "f1"] | float | None = option(
         None,
         "good: from good images; f1: where F1 of the test images is largest; a number: that image "

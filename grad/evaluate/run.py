@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,18 @@ from grad.evaluate.options import EvaluateOptions
 from grad.features.compute import compute_features, default_cache
 from grad.features.features import Features
 from grad.features.split import fold_sources
-from grad.report.console import show_thresholds
+from grad.report.console import show_verdicts
 from grad.report.contents import About
 from grad.report.results import Results, test_settings, write_metrics
 from grad.report.write import update_report
 from grad.score.dataset import good_scores, left_out_scores
-from grad.score.records import read_records
+from grad.score.records import ImageRecord, read_records
 from grad.score.rules import choose_thresholds
 from grad.score.thresholds import Calibration, calibrate
-from grad.score.verdicts import judge
+from grad.score.verdicts import judge_all
 from grad.system.devices import default_workers, find_device
 from grad.system.errors import GradError
+from grad.system.files import replacing_together
 from grad.system.run_folder import METRICS, RECORDS, REPORT, output_folder
 
 
@@ -72,6 +73,7 @@ def assess(options: EvaluateOptions, console: Console) -> Path:
         test = _features(dataset.test, models[0], options, console)
         image_size = models[0].info.image_size
         results = Results(exact=options.exact_metrics)
+        changed: dict[Path, Calibration] = {}
         for file, loaded, classes in zip(files, models, shares, strict=True):
             mine = test.of_classes(classes)
             records = results.add(loaded.model, mine, image_size, classes, console)
@@ -80,8 +82,7 @@ def assess(options: EvaluateOptions, console: Console) -> Path:
                 calibration, records, options.threshold, options.false_alarm_rate
             )
             results.calibrations |= dict.fromkeys(classes, calibration)
-            if options.save:
-                save_calibration(file, calibration)
+            changed[file] = calibration
         settings = {
             "models": [str(file.absolute()) for file in files],
             "backbone": models[0].info.backbone,
@@ -90,6 +91,8 @@ def assess(options: EvaluateOptions, console: Console) -> Path:
         results.write(
             out, settings, _about(options, dataset, models), console, workers=_workers(options)
         )
+        if options.save:
+            _save(_run_folder(options.model), changed)
         console.print(f"Results are in {out}", markup=False, highlight=False, soft_wrap=True)
     return out
 
@@ -97,7 +100,7 @@ def assess(options: EvaluateOptions, console: Console) -> Path:
 def rejudge(options: EvaluateOptions, console: Console) -> None:
     """Judge the stored records of a run by other thresholds; no network runs.
 
-    Writes the section ``thresholds`` of the run's metrics.json, and its models where that is asked.
+    Nothing is written but with ``save``: the models of the run, its metrics.json and report.
 
     Args:
         options: ``data`` is not given.
@@ -106,37 +109,53 @@ def rejudge(options: EvaluateOptions, console: Console) -> None:
     Raises:
         GradError: the run has no records or no thresholds; a file can't be written.
     """
-    run = options.model.expanduser()
-    if not run.is_dir():
-        run = model_files(run)[0].parent
-    summary = _read_metrics(run / METRICS)
-    records = read_records(run / RECORDS)
-    calibrations: dict[str, Calibration] = {}
-    changed: dict[Path, Calibration] = {}
-    files = _files(options.model, summary)
-    for file in files:
-        info, calibration = load_calibration(file)
-        classes = info.classes if len(files) > 1 else tuple(summary["classes"])
+    run = _run_folder(options.model)
+    summary, records = _read_metrics(run / METRICS), read_records(run / RECORDS)
+    changed = {}
+    for file, classes in _files(run, summary).items():
+        calibration = load_calibration(file)[1]
         if calibration is None:
             raise GradError(
                 f"The model {file} has no thresholds, as its training was interrupted: give "
                 "--data DIR with good training images to make some."
             )
-        calibration = choose_thresholds(
-            calibration,
-            [record for record in records if record.class_name in classes],
-            options.threshold,
-            options.false_alarm_rate,
+        mine = [record for record in records if record.class_name in classes]
+        changed[file] = choose_thresholds(
+            calibration, mine, options.threshold, options.false_alarm_rate
         )
-        calibrations |= {name: calibration for name in classes if name in summary["classes"]}
-        changed[file] = calibration
-    summary["thresholds"] = judge(calibrations, records)
-    write_metrics(run / METRICS, summary)
-    update_report(run / REPORT, summary)
     if options.save:
+        _save(run, changed)
+    show_verdicts(_judged(run, summary, records, changed), console)
+
+
+def _save(run: Path, changed: Mapping[Path, Calibration]) -> None:
+    """Give models other thresholds, and what their run says of its own test images, at once."""
+    with replacing_together(run):
         for file, calibration in changed.items():
             save_calibration(file, calibration)
-    show_thresholds(summary["thresholds"], console)
+        if (run / METRICS).is_file():
+            summary = _read_metrics(run / METRICS)
+            summary |= _judged(run, summary, read_records(run / RECORDS), changed)
+            write_metrics(run / METRICS, summary)
+            update_report(run / REPORT, summary)
+
+
+def _judged(
+    run: Path,
+    summary: Mapping[str, Any],
+    records: Sequence[ImageRecord],
+    changed: Mapping[Path, Calibration],
+) -> dict[str, Any]:
+    """The sections of a run's metrics.json that depend on thresholds."""
+    return judge_all(
+        {
+            name: changed[file]
+            for file, classes in _files(run, summary).items()
+            for name in classes
+            if name in summary["classes"]
+        },
+        records,
+    )
 
 
 def _shares(models: Sequence[LoadedModel], dataset: Dataset) -> list[tuple[str, ...]]:
@@ -235,7 +254,18 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     return summary
 
 
-def _files(run: Path, summary: dict[str, Any]) -> list[Path]:
-    """The models of a run; of the results of an evaluation those that were evaluated."""
+def _run_folder(model: Path) -> Path:
+    """The folder of the run that a model, or the folder itself, is of."""
+    model = model.expanduser()
+    return model if model.is_dir() else model_files(model)[0].parent
+
+
+def _files(run: Path, summary: Mapping[str, Any]) -> dict[Path, tuple[str, ...]]:
+    """The models of a run, each with the classes that it judges; of the results of an evaluation
+    those that were evaluated.
+    """
     evaluated = summary.get("settings", {}).get("models", [])
-    return [Path(file) for file in evaluated] or model_files(run)
+    files = [Path(file) for file in evaluated] or model_files(run)
+    if len(files) == 1:
+        return {files[0]: tuple(summary["classes"])}
+    return {file: load_calibration(file)[0].classes for file in files}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from grad.export.formats.base import FORMATS
-from grad.score.rates import check_rate
+from grad.score.rates import RATE_HELP, Rate, check_rate
 from grad.system.command_line import argument, flag, option
 from grad.system.errors import GradError
 
@@ -29,11 +29,9 @@ class ExportOptions:
         None, "File to write, .onnx, .xml or .pt2; none: beside the model, under its name."
     )
     class_name: str | None = option(
-        None, "Class whose threshold the file has; none: verdicts for all classes and unknown ones."
+        None, "Class whose threshold the file has; none: of all classes and of none stated."
     )
-    false_alarm_rate: float | None = option(
-        None, "Thresholds for this share of good images called anomalous; none: as they are."
-    )
+    false_alarm_rate: Rate | None = option(None, f"{RATE_HELP}; none: as the model has it.")
     resize: Literal["graph", "none"] = option(
         "graph",
         "graph: the file takes decoded images of any size; none: it takes them resized, as floats.",

@@ -22,10 +22,17 @@ _BATCH = 16  # images measured at once
 _SMALLEST = 1e-6  # deviation below which a channel counts as constant
 
 
-def measure_features(statistics: Statistics, features: Features) -> None:
-    """Set mean and deviation to those of good images."""
-    rows = (to_rows(maps) for maps in _batches(features, statistics.mean.device))
-    mean, covariance = _moments(rows)
+def measure_features(
+    statistics: Statistics, features: Features, advance: Callable[[int], None] = lambda images: None
+) -> None:
+    """Set mean and deviation to those of good images; ``advance`` is told of those looked at."""
+
+    def rows() -> Iterator[Tensor]:
+        for maps in _batches(features, statistics.mean.device):
+            yield to_rows(maps)
+            advance(len(maps))
+
+    mean, covariance = _moments(rows())
     statistics.mean.copy_(mean)
     statistics.deviation.copy_(covariance.diagonal().sqrt())
     statistics.deviation[statistics.deviation < _SMALLEST] = 1.0
@@ -168,8 +175,8 @@ def _values_measured(statistics: Statistics, predict: Predict) -> list[tuple[Pla
 
 
 def images_measured(features: Features) -> int:
-    """How many images :func:`measure_residuals` predicts: all, and some of each class again."""
-    return len(features) + sum(len(some) for some in _some_of_each_class(features))
+    """How many images the Gaussians of all classes are measured on."""
+    return sum(len(some) for some in _some_of_each_class(features))
 
 
 def _measure_classes(statistics: Statistics, features: Features) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from grad.score.rates import RATE_HELP, Rate
 from grad.system.command_line import argument, flag, option
 from grad.system.errors import GradError
 
@@ -38,11 +39,9 @@ class PredictOptions:
     )
     masks: bool = option(False, "Write masks of what is marked, in the image's size, in OUT/masks.")
     class_name: str | None = option(
-        None, "Class of all images, for its threshold; none: the threshold for any class."
+        None, "Class of all images, for its threshold; none: that of a class not stated."
     )
-    false_alarm_rate: float | None = option(
-        None, "Share of good images that may be called anomalous; none: as the model has it."
-    )
+    false_alarm_rate: Rate | None = option(None, f"{RATE_HELP}; none: as the model has it.")
     threshold: float | None = option(
         None, "Image score above which an image is anomalous; none: as the model has it."
     )

@@ -231,7 +231,7 @@ class _Run:
 
 
 def _line(result: Result) -> str:
-    """A result as a line: verdict, calibrated and raw score, name."""
+    """A result as a line: verdict, calibrated value, score, name."""
     name = printable(result.name)
     if result.limit is None:
         return f"{result.score:.4g}\t{name}"

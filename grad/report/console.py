@@ -1,23 +1,17 @@
-"""What a run found, for a terminal: tables of metrics and thresholds."""
+"""What a run found, for a terminal: tables of verdicts, thresholds and metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from grad.score.metrics.classes import METRICS
-from grad.system.names import printable
-from grad.system.progress import cell
+from grad.system.progress import cell, print_line
 
-_SOURCES = {
-    "folds": "in folds",
-    "held out": "held out",
-    "validation": "validation",
-    "training": "trained on",
-}
 _HEADINGS = {
     "image_auroc": "image\nAUROC",
     "image_ap": "\nAP",
@@ -30,12 +24,28 @@ _HEADINGS = {
 }
 
 
+_NUMBER: Mapping[str, Any] = {"justify": "right", "no_wrap": True}
+
+
+def _table(title: str, several: bool, footer: str) -> Table:
+    """Of 80 columns or less, with a row a class and, of several, one of all together."""
+    table = Table(
+        title=f"\n{title}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        show_edge=False,
+        show_footer=several,
+    )
+    table.add_column("class", footer, overflow="fold")
+    return table
+
+
 def metrics_table(summary: Mapping[str, Any]) -> Table:
     """A row a class and one of means; a dash where a metric is undefined."""
-    table = Table(show_footer=len(summary["classes"]) > 1)
-    table.add_column("class", footer="mean")
+    table = _table("Metrics, whatever the threshold", len(summary["classes"]) > 1, footer="mean")
     for key in METRICS:
-        table.add_column(_HEADINGS[key], footer=_cell(summary["mean"][key]), justify="right")
+        table.add_column(_HEADINGS[key], _cell(summary["mean"][key]), min_width=6, **_NUMBER)
     for name, values in summary["classes"].items():
         table.add_row(cell(name), *(_cell(values[key]) for key in METRICS))
     return table
@@ -45,34 +55,61 @@ def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def verdict_table(section: Mapping[str, Any]) -> Table:
+def rates_table(rates: Sequence[Mapping[str, Any]]) -> Table:
+    """A row a class: defects found and missed, and false alarms, at each of a few rates."""
+    asked = " and ".join(", ".join(f"{r['asked_rate']:.0%}" for r in rates).rsplit(", ", 1))
+    names = list(rates[0]["classes"])
+    title = f"Defects found and missed with {asked} false alarms asked for"
+    table = _table(title, len(names) > 1, footer="all")
+    shown = ("true_positives", "false_negatives", "false_positives")
+    for of_rate in rates:
+        headings = (f"{of_rate['asked_rate']:.0%}\nfound", "\nmissed", "false\nalarms")
+        for heading, key in zip(headings, shown, strict=True):
+            table.add_column(heading, f"{of_rate['all'][key]:,}", min_width=6, **_NUMBER)
+    for name in names:
+        counts = [f"{of_rate['classes'][name][key]:,}" for of_rate in rates for key in shown]
+        table.add_row(cell(name), *counts)
+    return table
+
+
+def thresholds_table(section: Mapping[str, Any]) -> Table:
     """A row a class: threshold, its rate, defects found, good images called anomalous."""
     title = {
         "good": f"Thresholds for {_asked(section['asked_rate'])}",
         "f1": "Thresholds where F1 of the test images is largest",
         "fixed": "Thresholds as given",
     }[section["method"]]
-    table = Table(title=title, title_justify="left", show_footer=len(section["classes"]) > 1)
     every = section["all"]["counts"]
-    table.add_column("class", footer="all", no_wrap=True)
-    table.add_column("found", footer=_found(every), justify="right")
-    table.add_column("false\nalarms", footer=_alarms(every), justify="right")
-    table.add_column("threshold", justify="right")
-    table.add_column("asked for\nand likely", justify="right")
-    table.add_column("made from\nimages", justify="right")
-    for name, row in section["classes"].items():
-        table.add_row(cell(name), *_cells(row))
-    if section["unknown"]:
-        table.add_section()
-        table.add_row("not stated", *_cells(section["unknown"]))
+    tested = any(every.values())
+    rows = section["classes"] | (
+        {"class not stated": section["unknown"]} if section["unknown"] else {}
+    )
+    table = _table(title, tested and len(rows) > 1, footer="all")
+    if tested:
+        table.add_column("found", _found(every), min_width=10, **_NUMBER)
+        table.add_column("false\nalarms", _alarms(every), min_width=9, **_NUMBER)
+    for heading in ("threshold", "false alarms\nasked, likely", "from good\nimages"):
+        table.add_column(heading, min_width=10, **_NUMBER)
+    for name, row in rows.items():
+        found = (_found(row["counts"]), _alarms(row["counts"])) if tested else ()
+        limit = (f"{row['image']:.4g}", _interval(row), f"{row['images']:,}")
+        table.add_row(cell(name), *found, *limit)
     return table
 
 
-def show_thresholds(section: Mapping[str, Any], console: Console) -> None:
-    """The table, and what is to be said about how far the thresholds can be trusted."""
-    console.print(verdict_table(section))
+def show_verdicts(summary: Mapping[str, Any], console: Console) -> None:
+    """Both tables, and what is to be said about how far the thresholds can be trusted.
+
+    Args:
+        summary: the sections of metrics.json that depend on thresholds.
+        console: where they are shown.
+    """
+    section = summary["thresholds"]
+    if any(section["all"]["counts"].values()):
+        console.print(rates_table(summary["rates"]))
+    console.print(thresholds_table(section))
     for text in _cautions(section):
-        console.print(printable(text), style="yellow", markup=False, highlight=False)
+        print_line(text, "yellow", console)
 
 
 def _asked(rate: float | str | None) -> str:
@@ -85,7 +122,7 @@ def _cautions(section: Mapping[str, Any]) -> Iterator[str]:
     rows = section["classes"]
     new = [name for name, row in rows.items() if row["source"] is None]
     if new:
-        yield f"Not trained on, so judged by the threshold for unknown classes: {', '.join(new)}."
+        yield f"Not trained on, so judged as a class not stated: {', '.join(new)}."
     blind = [name for name, row in rows.items() if row["recall"] == 0]
     if blind:
         yield (
@@ -98,27 +135,21 @@ def _cautions(section: Mapping[str, Any]) -> Iterator[str]:
         return
     trained = [name for name, row in rows.items() if row["source"] == "training"]
     few = [
-        f"{name} {1 / (row['images'] + 1):.2%}"
+        f"{name} from {1 / (row['images'] + 1):.1%} on"
         for name, row in rows.items()
         if row["source"] not in (None, "training") and row.get("interval") is None
     ]
     if few:
         yield (
-            "Fitted, as the rate is finer than the good images tell by rank, which they do from "
-            f"here on: {', '.join(few)}. More good images make it surer; --false-alarm-rate auto "
-            "asks for no more than they tell."
+            "Fitted, as the good images are too few for the rate that was asked for; they would "
+            f"do for {', '.join(few)}. More of them make it surer; --false-alarm-rate auto asks "
+            "for no more than they support."
         )
     if trained:
         yield (
             f"The model knew the good images of {', '.join(trained)}: new ones may score higher, "
             "so that there are more false alarms than asked for."
         )
-
-
-def _cells(row: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
-    counts = row["counts"]
-    made = " ".join([str(row["images"]), _SOURCES.get(row.get("source", ""), "images")])
-    return _found(counts), _alarms(counts), f"{row['image']:.4g}", _interval(row), made
 
 
 def _interval(row: Mapping[str, Any]) -> str:

@@ -1,37 +1,31 @@
-"""Pictures of results: heat maps over images, one sheet an example, and an overview over classes.
-
-Every picture of a run is on one scale, so that a colour means the same score everywhere.
-"""
+"""Pictures of results: heat maps over images, a sheet an example, and an overview over classes."""
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import matplotlib
-import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from grad.data.images import image_size, load_image, load_mask
 from grad.data.samples import Sample
-from grad.score.heat import overlay, to_picture
+from grad.score.heat import VERDICTS, colours, font, outline, overlay
+from grad.score.thresholds import Threshold
 from grad.system.files import replacing
 from grad.system.names import printable
 
 PANEL = 288  # pixels, longest side of a panel of a sheet
 CELL = 144  # pixels, longest side of a panel of the overview
+STRIP = 40  # pixels at most, the words below a heat map of that size
 COLUMNS = 8  # classes side by side in the overview
 GAP = 8
 PAPER, INK, FAINT = "#ffffff", "#1a1a1a", "#6b6b6b"
-RIGHT, WRONG = "#1b7f3b", "#b3261e"
-OUTLINE = (0, 255, 170)
+OUTLINE = "#00c8ff"  # around the true defect
 
 Verdict = Literal["best", "worst"]
 
@@ -48,6 +42,8 @@ class Example:
     """Among the images of its class that are good or bad as it is, right most clearly or least."""
     rank: int = 1
     """1 for the first of its verdict."""
+    limit: Threshold | None = None
+    """Of its class; None: no verdict."""
 
     @property
     def kind(self) -> str:
@@ -61,6 +57,14 @@ class Example:
         what = "defect" if self.sample.anomalous else "good image"
         number = f", no. {self.rank}" if self.rank > 1 else ""
         return f"{'highest' if high else 'lowest'}-scored {what}{number}"
+
+    @property
+    def mistake(self) -> str:
+        """``"missed"`` or ``"false alarm"``; ``""`` where the verdict is right or there is none."""
+        bad, limit = self.sample.anomalous, self.limit
+        if limit is None or limit.is_anomalous(self.score, float(self.anomaly_map.max())) == bad:
+            return ""
+        return "missed" if bad else "false alarm"
 
 
 class ExamplePicker:
@@ -122,75 +126,38 @@ class ExamplePicker:
         kept[index] = replace(kept[index], anomaly_map=anomaly_map.detach().float().cpu().clone())
 
 
-def heat_scale(examples: Iterable[Example]) -> tuple[float, float]:
-    """One scale for a run's pictures: (low, high).
-
-    Cold is what 95 % of the pixels of good images stay below. Hot is the upper quartile of the
-    defects' peaks, or the highest pixel of a good image where that is higher: where defects do not
-    stand out, they do not glow.
-    """
-    examples = list(examples)
-    good = [example.anomaly_map.numpy() for example in examples if not example.sample.anomalous]
-    defects = [example.anomaly_map.numpy() for example in examples if example.sample.anomalous]
-    if not examples:
-        return 0.0, 1.0
-    cold = np.concatenate([anomaly_map.ravel() for anomaly_map in good or defects])
-    peaks = [float(anomaly_map.max()) for anomaly_map in defects]
-    hot = float(np.quantile(peaks, 0.75)) if peaks else 0.0
-    return float(np.quantile(cold, 0.95)), max(hot, float(cold.max()))
-
-
-def outline(image: Tensor, mask: Tensor) -> Image.Image:
-    """The image with a line around every defect region.
-
-    Args:
-        image: (3, H, W) floats in [0, 1].
-        mask: (H, W) bool.
-
-    Returns:
-        RGB, W x H.
-    """
-    inside = mask[None, None].float()
-    bright = F.max_pool2d(inside, 5, stride=1, padding=2)[0, 0] > 0
-    dark = F.max_pool2d(inside, 7, stride=1, padding=3)[0, 0] > 0
-    pixels = image.permute(1, 2, 0).clone()
-    pixels[dark & ~mask] = 0.0
-    pixels[bright & ~mask] = torch.tensor(OUTLINE) / 255
-    return to_picture(pixels)
-
-
-def sheet(example: Example, low: float, high: float) -> Image.Image:
+def sheet(example: Example) -> Image.Image:
     """``image | ground truth | heat map`` with the scale beside and a caption below."""
     image, mask = _load(example.sample, PANEL)
+    hot = _overlay(example, image)
     panels = [
-        (to_picture(image.permute(1, 2, 0)), "image"),
+        (image, "image"),
         _ground_truth(example.sample, image, mask),
-        (overlay(image, example.anomaly_map, low, high), "heat map"),
+        (hot, "heat map"),
     ]
-    height, width = image.shape[1:]
-    head, foot, bar = 24, 52, 76
+    width, height = hot.size
+    head, foot, bar = 24, 52, 96
     page = Image.new("RGB", (4 * GAP + 3 * width + bar, head + height + foot), PAPER)
     draw = ImageDraw.Draw(page)
     for column, (panel, title) in enumerate(panels):
         x = GAP + column * (width + GAP)
-        draw.text((x, 5), _fit(draw, title, 12, width), INK, _font(12))
+        draw.text((x, 5), _fit(draw, title, 12, width), INK, font(12))
         page.paste(panel, (x, head))
-    _scale_bar(page, (4 * GAP + 3 * width, head, 14, height), low, high)
+    _scale_bar(page, (4 * GAP + 3 * width, head, 14, height))
 
     right = page.width - GAP
     file = f"{example.sample.path.parent.name}/{example.sample.path.name}"
-    score = f"score {example.score:.4g}"
-    draw.text((right, head + height + 8), score, INK, _font(14, bold=True), anchor="ra")
     room = right - GAP - 160
     name = _fit(draw, example.sample.class_name, 14, room, bold=True)
-    draw.text((GAP, head + height + 8), name, INK, _font(14, bold=True))
-    colour = RIGHT if example.verdict == "best" else WRONG
-    draw.text((right, head + height + 29), example.label, colour, _font(12), anchor="ra")
-    draw.text((GAP, head + height + 29), _fit(draw, file, 12, room), FAINT, _font(12))
+    draw.text((GAP, head + height + 8), name, INK, font(14, bold=True))
+    colour = VERDICTS[True] if example.mistake else INK
+    label = f"{example.label}{example.mistake and ': '}{example.mistake}"
+    draw.text((right, head + height + 29), label, colour, font(12), anchor="ra")
+    draw.text((GAP, head + height + 29), _fit(draw, file, 12, room), FAINT, font(12))
     return page
 
 
-def overview(examples: Iterable[Example], low: float, high: float) -> Image.Image:
+def overview(examples: Iterable[Example]) -> Image.Image:
     """One column a class: its clearest defect and the good image that looks most like one."""
     shown = [one for one in examples if one.rank == 1]
     columns = []
@@ -203,31 +170,31 @@ def overview(examples: Iterable[Example], low: float, high: float) -> Image.Imag
     most = max(1, math.ceil(len(columns) / lines))
     blocks = [columns[start : start + most] for start in range(0, len(columns), most)]
     rows = ("defect", "ground truth", "heat map", "good", "heat map")
-    margin, head, bar = 100, 26, 84
-    block_height = head + len(rows) * (CELL + GAP) + GAP
+    margin, head, bar = 100, 26, 104
+    heights = [CELL + (STRIP if title == "heat map" else 0) for title in rows]
+    tops = [head + sum(heights[:row]) + row * GAP for row in range(len(rows) + 1)]
+    block_height = tops[-1] + GAP
     size = (margin + most * (CELL + GAP) + bar, GAP + lines * block_height)
     page = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(page)
     for index, block in enumerate(blocks):
         top = GAP + index * block_height
         for row, title in enumerate(rows):
-            y = top + head + row * (CELL + GAP) + CELL // 2
-            draw.text((margin - 10, y), title, INK, _font(12), anchor="rm")
+            y = top + tops[row] + CELL // 2
+            draw.text((margin - 10, y), title, INK, font(12), anchor="rm")
         for column, (name, defect, good) in enumerate(block):
             x = margin + column * (CELL + GAP)
             title = _fit(draw, name, 13, CELL, bold=True)
-            draw.text((x + CELL // 2, top + 4), title, INK, _font(13, bold=True), anchor="ma")
-            for row, panel in enumerate(_column(defect, good, low, high)):
-                spot = (x + (CELL - panel.width) // 2, top + head + row * (CELL + GAP))
-                page.paste(panel, (spot[0], spot[1] + (CELL - panel.height) // 2))
+            draw.text((x + CELL // 2, top + 4), title, INK, font(13, bold=True), anchor="ma")
+            for row, panel in enumerate(_column(defect, good)):
+                spot = (x + (CELL - panel.width) // 2, top + tops[row])
+                page.paste(panel, (spot[0], spot[1] + (heights[row] - panel.height) // 2))
         bar_at = margin + most * (CELL + GAP) + 4
-        _scale_bar(page, (bar_at, top + head, 14, block_height - head - 2 * GAP), low, high)
+        _scale_bar(page, (bar_at, top + head, 14, block_height - head - 2 * GAP))
     return page
 
 
-def save_examples(
-    folder: Path, examples: Sequence[Example], scale: tuple[float, float] | None = None
-) -> list[Path]:
+def save_examples(folder: Path, examples: Sequence[Example]) -> list[Path]:
     """Writes a sheet for each example and an overview, as PNG.
 
     Sheets are ``CLASS/{defect,good}-{best,worst}-RANK.png``; the overview is ``overview.png``.
@@ -235,7 +202,6 @@ def save_examples(
     Args:
         folder: made where it does not exist.
         examples: as :meth:`ExamplePicker.examples` gives them.
-        scale: (low, high) scores of all pictures; None for :func:`heat_scale` of the examples.
 
     Returns:
         The files written, the overview first.
@@ -243,80 +209,79 @@ def save_examples(
     Raises:
         GradError: an image can't be read any more, or a file can't be written.
     """
-    low, high = heat_scale(examples) if scale is None else scale
     files = [folder / "overview.png"]
     with replacing(files[0]) as path:
-        overview(examples, low, high).save(path, format="PNG", optimize=True)
+        overview(examples).save(path, format="PNG", optimize=True)
     for example in examples:
         name = f"{example.kind}-{example.verdict}-{example.rank}.png"
         files.append(folder / example.sample.class_name / name)
         with replacing(files[-1]) as path:
-            sheet(example, low, high).save(path, format="PNG")
+            sheet(example).save(path, format="PNG")
     return files
 
 
-def _column(
-    defect: Example | None, good: Example | None, low: float, high: float
-) -> list[Image.Image]:
+def _column(defect: Example | None, good: Example | None) -> list[Image.Image]:
     panels = [Image.new("RGB", (CELL, CELL), PAPER)] * 5
     if defect is not None:
         image, mask = _load(defect.sample, CELL)
-        panels[0] = to_picture(image.permute(1, 2, 0))
+        panels[0] = image
         panels[1] = _ground_truth(defect.sample, image, mask)[0]
-        panels[2] = overlay(image, defect.anomaly_map, low, high)
+        panels[2] = _overlay(defect, image)
     if good is not None:
-        image, _ = _load(good.sample, CELL)
-        panels[3] = to_picture(image.permute(1, 2, 0))
-        panels[4] = overlay(image, good.anomaly_map, low, high)
+        panels[3], _ = _load(good.sample, CELL)
+        panels[4] = _overlay(good, panels[3])
     return panels
 
 
-def _load(sample: Sample, longest: int) -> tuple[Tensor, Tensor | None]:
+def _overlay(example: Example, image: Image.Image) -> Image.Image:
+    return overlay(image, example.anomaly_map, example.limit, example.score)
+
+
+def _load(sample: Sample, longest: int) -> tuple[Image.Image, Tensor | None]:
     """Image and mask in the image's own aspect ratio, the longest side as given."""
     height, width = image_size(sample.path)
     factor = longest / max(height, width)
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     mask = None if sample.mask is None else load_mask(sample.mask, size, sample.mask_rule)
-    return load_image(sample.path, size), mask
+    pixels = (load_image(sample.path, size) * 255).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy()), mask
 
 
-def _ground_truth(sample: Sample, image: Tensor, mask: Tensor | None) -> tuple[Image.Image, str]:
+def _ground_truth(
+    sample: Sample, image: Image.Image, mask: Tensor | None
+) -> tuple[Image.Image, str]:
     """The panel with the defect's outline, and its title."""
     if mask is not None:
-        return outline(image, mask), f"ground truth: {sample.defect}"
-    height, width = image.shape[1:]
-    panel = Image.new("RGB", (width, height), "#eeeeee")
+        panel = image.copy()
+        outline(panel, mask.numpy(), OUTLINE)
+        return panel, f"ground truth: {sample.defect}"
+    panel = Image.new("RGB", image.size, "#eeeeee")
     text = "no mask" if sample.anomalous else "no defect"
-    ImageDraw.Draw(panel).text((width / 2, height / 2), text, FAINT, _font(12), anchor="mm")
+    middle = (image.width / 2, image.height / 2)
+    ImageDraw.Draw(panel).text(middle, text, FAINT, font(12), anchor="mm")
     return panel, f"ground truth: {sample.defect}"
 
 
-def _scale_bar(page: Image.Image, box: tuple[int, int, int, int], low: float, high: float) -> None:
-    """Draws the colours of a heat map from low (bottom) to high; box is (x, y, width, height)."""
+def _scale_bar(page: Image.Image, box: tuple[int, int, int, int]) -> None:
+    """Draws the colours of calibrated values from 0 (bottom) to 1; box is (x, y, width, height)."""
     x, y, width, height = box
-    ramp = torch.linspace(high, low, height)[:, None].expand(height, width)
-    page.paste(overlay(torch.full((3, height, width), 0.5), ramp, low, high), (x, y))
+    ramp = Image.fromarray(colours()[::-1, None]).resize((width, height))
+    page.paste("#808080", (x, y, x + width, y + height))
+    page.paste(ramp, (x, y), ramp)
     draw = ImageDraw.Draw(page)
-    for score, at, anchor in ((high, y, "la"), ((high + low) / 2, y + height / 2, "lm")):
-        draw.text((x + width + 5, at), f"{score:.3g}", FAINT, _font(11), anchor=anchor)
-    draw.text((x + width + 5, y + height), f"{low:.3g}", FAINT, _font(11), anchor="ld")
-
-
-@functools.cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which matplotlib brings and which knows most alphabets."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", name), size)
+    ends = ((y, "far above", "la"), (y + height / 2, "threshold", "lm"), (y + height, "good", "ld"))
+    for at, text, anchor in ends:
+        draw.text((x + width + 5, at), text, FAINT, font(11), anchor=anchor)
 
 
 def _fit(draw: ImageDraw.ImageDraw, text: str, size: int, width: int, bold: bool = False) -> str:
     """The text, its middle left out where it is wider than ``width`` pixels."""
     text = printable(text)
-    font = _font(size, bold)
-    if draw.textlength(text, font) <= width:
+    letters = font(size, bold)
+    if draw.textlength(text, letters) <= width:
         return text
     for left in range(len(text) - 1, 0, -1):
         short = f"{text[: (left + 1) // 2]}…{text[len(text) - left // 2 :]}"
-        if draw.textlength(short, font) <= width:
+        if draw.textlength(short, letters) <= width:
             return short
     return "…"

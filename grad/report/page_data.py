@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from grad.report.contents import ModelPart
 from grad.report.coordinates import Points
 from grad.report.gallery import Thumbnail
-from grad.score.heat import COLORMAP, HOTTEST, OPACITY
+from grad.score.heat import colours
 from grad.score.records import ImageRecord
 from grad.score.rules import f1_limit
 
 _STEPS = 1000  # coordinates are sent as integers
+_FEW = 10  # images, from which on a drift is looked for
+_CHANCE = 0.01  # of a rank correlation, below which it is called a drift
 
 
 def page_data(
@@ -29,15 +33,19 @@ def page_data(
 
     Args:
         metrics: the contents of metrics.json.
-        records: all test images.
+        records: all test images; in a run without any, good images that thresholds were made from.
         models: of the run.
         pictures: of the test images that are shown.
     """
     index = {name: number for number, name in enumerate(metrics["classes"])}
+    known = {record.path: record for record in records}
+    counts = metrics["settings"]["images"].values()
+    tested = any(of_class["test_good"] + of_class["test_defects"] for of_class in counts)
     data = {
+        "of": "test" if tested else "good",
         "classes": [_class(name, records) for name in index],
-        "images": [_image(picture, index) for picture in pictures],
-        "heat": {"colours": _colours(), "opacity": OPACITY},
+        "images": [_image(picture, index, known) for picture in pictures],
+        "colours": base64.b64encode(colours().tobytes()).decode(),
         "models": [_model(model, index) for model in models],
     }
     set_thresholds(data, metrics)
@@ -58,6 +66,7 @@ def set_thresholds(data: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
 def _class(name: str, records: Sequence[ImageRecord]) -> dict[str, Any]:
     mine = sorted((r for r in records if r.class_name == name), key=lambda record: record.score)
     good = [record for record in mine if not record.anomalous]
+    ordered = sorted(good, key=lambda record: _natural(record.path))
     bad = [record for record in mine if record.anomalous]
     return {
         "name": name,
@@ -65,18 +74,33 @@ def _class(name: str, records: Sequence[ImageRecord]) -> dict[str, Any]:
         "bad": [record.score for record in bad],
         "goodMaxima": [record.map_maximum for record in good],
         "badMaxima": [record.map_maximum for record in bad],
+        "ordered": [[record.score, record.map_maximum] for record in ordered],
+        "drift": _drift([record.score for record in ordered]),
     }
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+    """By which paths are in the order of the numbers in them: 2 before 10."""
+    parts = re.split(r"(\d+)", path)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _drift(scores: Sequence[float]) -> str:
+    """Whether scores rise or fall in the order of their files, in words."""
+    if len(scores) < _FEW or len(set(scores)) == 1:
+        return ""
+    found = stats.spearmanr(range(len(scores)), scores)
+    if found.pvalue > _CHANCE:
+        return f"no drift (rank correlation {found.statistic:+.2f}, as chance gives it)"
+    side = "higher" if found.statistic > 0 else "lower"
+    return f"later images score {side} (rank correlation {found.statistic:+.2f}, no chance)"
+
+
+_SHOWN = ("image", "image_typical", "pixel", "pixel_typical", "images", "joint")
 
 
 def _threshold(known: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "image": known["image"],
-        "imageTypical": known["image_typical"],
-        "pixel": known["pixel"],
-        "pixelTypical": known["pixel_typical"],
-        "images": known["images"],
-        "joint": known.get("joint", False),
-    }
+    return {key: known[key] for key in _SHOWN if key in known}
 
 
 def _look(of_class: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -88,9 +112,9 @@ def _look(of_class: Mapping[str, Any]) -> dict[str, Any] | None:
     pixel, pixel_typical = _limit(of_class["goodMaxima"], of_class["badMaxima"])
     return {
         "image": image,
-        "imageTypical": image_typical,
+        "image_typical": image_typical,
         "pixel": pixel,
-        "pixelTypical": pixel_typical,
+        "pixel_typical": pixel_typical,
         "images": len(good) + len(bad),
     }
 
@@ -102,19 +126,23 @@ def _limit(good: Sequence[float], bad: Sequence[float]) -> tuple[float, float]:
     return limit, 0.5 * limit
 
 
-def _image(picture: Thumbnail, index: Mapping[str, int]) -> dict[str, Any]:
+def _image(
+    picture: Thumbnail, index: Mapping[str, int], known: Mapping[str, ImageRecord]
+) -> dict[str, Any]:
     shown = picture.shown
+    record = known[str(shown.sample.path.absolute())]
+    raised = record.map_maximum / max(shown.maximum, 1e-30)  # of good images; see grad.train.folds
     return {
         "class": index[shown.sample.class_name],
         "file": f"{shown.sample.path.parent.name}/{shown.sample.path.name}",
         "defect": shown.sample.defect,
         "anomalous": shown.sample.anomalous,
-        "score": shown.score,
-        "maximum": shown.maximum,
+        "score": record.score,
+        "maximum": record.map_maximum,
         "thumbnail": picture.thumbnail,
         "heat": picture.heat,
-        "low": _short(shown.heat.low),
-        "high": _short(shown.heat.high),
+        "low": _short(shown.heat.low * raised),
+        "high": _short(shown.heat.high * raised),
         "mask": picture.mask,
     }
 
@@ -158,12 +186,6 @@ def _plane(coords: NDArray[np.float32]) -> tuple[NDArray[np.float32], str]:
     share = variances[:2].sum() / max(variances.sum(), 1e-30)
     note = f"The first two principal axes of the {dims} of the grid, {share:.0%} of the variance."
     return centred @ axes[:2].T, note
-
-
-def _colours() -> str:
-    """256 colours of the heat map from cold to hot, RRGGBB each."""
-    ramp = matplotlib.colormaps[COLORMAP](HOTTEST * np.linspace(0.0, 1.0, 256))[:, :3]
-    return (ramp * 255.0).round().astype(np.uint8).tobytes().hex()
 
 
 def _short(value: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,19 @@ from grad.features.features import Features
 from grad.features.split import TrainingSplit
 from grad.model.grad import GRAD
 from grad.model.size import describe
-from grad.report.console import metrics_table, show_thresholds
+from grad.report.console import metrics_table, show_verdicts
 from grad.report.contents import About, ModelPart
 from grad.report.coordinates import sample_coordinates
-from grad.report.examples import ExamplePicker, save_examples
+from grad.report.examples import Example, ExamplePicker, save_examples
 from grad.report.gallery import Gallery
 from grad.report.write import write_report
-from grad.score.dataset import MASK_RULES, evaluate
+from grad.score.dataset import MASK_RULES, Observer, evaluate
 from grad.score.metrics.classes import ClassReport, summarize
 from grad.score.records import ImageRecord, Recorder, write_records
-from grad.score.thresholds import Calibration
-from grad.score.verdicts import judge
+from grad.score.thresholds import ByClass, Calibration
+from grad.score.verdicts import judge_all
 from grad.system.files import replacing
+from grad.system.progress import print_line
 from grad.system.run_folder import EXAMPLES, METRICS, RECORDS, REPORT
 from grad.system.version import __version__
 
@@ -38,19 +39,23 @@ class Results:
         reports: the metrics of each class.
         calibrations: the calibration of each class's model.
         recorder: the records of all test images.
+        good: those of the good images that thresholds were made from, in a run without any.
         picker: the best and worst of each class.
         gallery: the images that the report shows.
         models: of each model what only the report shows.
         exact: whether pixel metrics are exact for any number of pixels, which are then all kept.
+        tested: whether the run has test images.
     """
 
     reports: dict[str, ClassReport] = field(default_factory=dict)
     calibrations: dict[str, Calibration] = field(default_factory=dict)
     recorder: Recorder = field(default_factory=Recorder)
+    good: Recorder = field(default_factory=Recorder)
     picker: ExamplePicker = field(default_factory=ExamplePicker)
     gallery: Gallery = field(default_factory=Gallery)
     models: list[ModelPart] = field(default_factory=list)
     exact: bool = False
+    tested: bool = True
 
     def add(
         self,
@@ -96,6 +101,18 @@ class Results:
         self.models.append(ModelPart(tuple(classes), describe(model), history or {}, coordinates))
         return self.recorder.records[before:]
 
+    def of_good(self) -> tuple[Observer, ...]:
+        """What is to see good images while thresholds are made: nothing where test images are."""
+        return () if self.tested else (self.good, self.picker, self.gallery)
+
+    def set_good(self, scores: ByClass, maxima: ByClass) -> None:
+        """Give the good images of some classes that were seen the scores thresholds are made of."""
+        values = {name: zip(scores[name], maxima[name], strict=True) for name in scores}
+        for place, record in enumerate(self.good.records):
+            if record.class_name in values:
+                score, maximum = next(values[record.class_name])
+                self.good.records[place] = replace(record, score=score, map_maximum=maximum)
+
     def write(
         self,
         out: Path,
@@ -118,26 +135,55 @@ class Results:
             GradError: a file can't be written.
         """
         records = self.recorder.records
-        summary = summarize(self.reports) | {
-            "thresholds": judge(self.calibrations, records),
-            "settings": dict(settings),
-        }
+        summary = (
+            summarize(self.reports)
+            | judge_all(self.calibrations, records)
+            | {"settings": dict(settings)}
+        )
         write_records(out / RECORDS, records)
-        save_examples(out / EXAMPLES, self.picker.examples())
+        seen = records or self.good.records
+        save_examples(out / EXAMPLES, self._judged(seen))
         write_report(
             out / REPORT,
             about,
             metrics=summary,
-            records=records,
+            records=seen,
             models=self.models,
             gallery=self.gallery,
             workers=workers,
             console=console,
         )
         write_metrics(out / METRICS, summary)  # last, as it says that the run is complete
-        console.print(metrics_table(summary))
-        _show_reasons(summary, console)
-        show_thresholds(summary["thresholds"], console)
+        show_verdicts(summary, console)
+        if records:
+            console.print(metrics_table(summary))
+            _show_reasons(summary, console)
+        elif seen:
+            self._show_oddest(console)
+
+    def _judged(self, records: Sequence[ImageRecord]) -> list[Example]:
+        """The examples with their thresholds, and the scores that the records have."""
+        known, judged = {record.path: record for record in records}, []
+        for example in self.picker.examples():
+            record = known[str(example.sample.path.absolute())]
+            limit = self.calibrations[record.class_name].threshold(record.class_name)
+            raised = record.map_maximum / max(float(example.anomaly_map.max()), 1e-30)
+            map_ = example.anomaly_map * raised
+            judged.append(replace(example, score=record.score, anomaly_map=map_, limit=limit))
+        return judged
+
+    def _show_oddest(self, console: Console) -> None:
+        def oddness(record: ImageRecord) -> float:
+            limit = self.calibrations[record.class_name].threshold(record.class_name)
+            return limit.value(record.score, record.map_maximum)
+
+        oddest = sorted(self.good.records, key=oddness, reverse=True)[:3]
+        print_line(
+            "There are no test images. The oddest good images, among which there may be defects, "
+            f"are {', '.join(record.path for record in oddest)}; {REPORT} shows them and more.",
+            "yellow",
+            console,
+        )
 
 
 def write_metrics(path: Path, summary: Mapping[str, Any]) -> None:

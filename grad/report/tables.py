@@ -88,21 +88,15 @@ def counts(images: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
 
 def tiles(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     """The few numbers that matter most."""
-    shown = [
-        _mean_tile(metrics, key, label)
-        for key, label in (
-            ("image_auroc", "image AUROC"),
-            ("pixel_auroc", "pixel AUROC"),
-            ("aupro_30", "AUPRO 30 %"),
-        )
-    ]
+    shown = []
     if metrics.get("thresholds"):
         counts = metrics["thresholds"]["all"]["counts"]
         found, missed = counts["true_positives"], counts["false_negatives"]
         alarms, quiet = counts["false_positives"], counts["true_negatives"]
         shown.append(_share_tile("defects found", found, found + missed, "defective images"))
         shown.append(_share_tile("false alarms", alarms, alarms + quiet, "good images"))
-    return shown
+    names = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO 30 %"}
+    return shown + [_mean_tile(metrics, key, label) for key, label in names.items()]
 
 
 def _mean_tile(metrics: Mapping[str, Any], key: str, label: str) -> dict[str, str]:
@@ -114,7 +108,7 @@ def _mean_tile(metrics: Mapping[str, Any], key: str, label: str) -> dict[str, st
 
 
 def _share_tile(label: str, part: int, whole: int, what: str) -> dict[str, str]:
-    note = f"{part:,} of {whole:,} {what}, at the thresholds" if whole else f"no {what}"
+    note = f"{part:,} of {whole:,} {what}" if whole else f"no {what}"
     share = part / whole if whole else None
     return {"label": label, "value": _percent(share, unit=" %"), "note": note}
 
@@ -163,23 +157,25 @@ def thresholds_text(metrics: Mapping[str, Any]) -> dict[str, Any]:
     unknown = section["unknown"]
     if unknown:
         text = f"threshold {unknown['image']:.4g}, {unknown['note']}"
-        notes.setdefault(text, []).append("images of no stated class")
+        notes.setdefault(text, []).append("a class not stated")
     made = {
-        "good": f"Made from good images alone, for {_rate(section['asked_rate'])} false alarms.",
+        "good": f"Made from good images alone, for {_rate(section['asked_rate'])}.",
         "f1": "Each threshold is where F1 on the test images is largest.",
         "fixed": "The threshold was given as a number.",
     }
     return {
         "made": made[section["method"]],
-        "reset": "Back to calibrated",
-        "column": "calibrated",
+        "reset": "Back to the model's threshold",
+        "column": "the model's",
         "notes": [f"{', '.join(names)}: {note}" for note, names in notes.items()],
     }
 
 
 def _rate(asked: float | str | None) -> str:
     """A false-alarm rate as it was asked for."""
-    return f"{100 * asked:.3g} %" if isinstance(asked, float) else "the share that they support of"
+    if isinstance(asked, float):
+        return f"{100 * asked:.3g} % false alarms"
+    return "the false-alarm rate that they support"
 
 
 def gallery_note(shown: int, images: int) -> str:
@@ -187,8 +183,8 @@ def gallery_note(shown: int, images: int) -> str:
     if shown == images:
         return ""
     return (
-        f"Shown are {shown:,} of {images:,} test images: of each class those nearest to a mistake, "
-        "and the clearest."
+        f"Shown are {shown:,} of {images:,} images: of each class those nearest to a mistake, and "
+        "the clearest."
     )
 
 

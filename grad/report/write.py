@@ -20,6 +20,7 @@ from grad.report import tables
 from grad.report.contents import About, ModelPart
 from grad.report.gallery import Gallery
 from grad.report.page_data import page_data, set_thresholds
+from grad.score.heat import SCRIPT
 from grad.score.records import ImageRecord
 from grad.system.errors import GradError
 from grad.system.files import replacing
@@ -28,15 +29,17 @@ from grad.system.progress import Progress
 # In this order they are one style sheet and one script.
 _STYLES = ("base.css", "tables.css", "plots.css", "gallery.css", "media.css")
 _SCRIPTS = (
+    SCRIPT,
     "dom.js",
     "state.js",
     "plot.js",
     "tables.js",
     "histogram.js",
-    "heat.js",
+    "pictures.js",
     "gallery.js",
     "viewer.js",
     "curves.js",
+    "drift.js",
     "scatter.js",
     "training.js",
     "main.js",
@@ -60,9 +63,9 @@ def write_report(
         path: the file.
         about: what was done.
         metrics: the contents of metrics.json; the section ``thresholds`` may be missing.
-        records: every test image; there may be none.
+        records: every test image, or good ones where there is none; there may be none of them too.
         models: of the run, their classes together those of ``metrics``.
-        gallery: the test images to show.
+        gallery: of these images, those to show.
         workers: threads that decode images.
         console: where progress goes; None for silence.
 
@@ -115,9 +118,11 @@ def _write(path: Path, data: Mapping[str, Any], metrics: Mapping[str, Any]) -> N
     text = _template().render(
         about=data["about"],
         lead=tables.lead(len(data["models"]), counts),
-        tiles=tables.tiles(metrics),
+        tested=data["of"] == "test",
+        tiles=tables.tiles(metrics) if data["of"] == "test" else [],
         counts=tables.counts(counts),
         metrics=tables.metrics_table(metrics),
+        rates=metrics.get("rates", []) if data["of"] == "test" else [],
         thresholds=tables.thresholds_text(metrics),
         gallery_note=tables.gallery_note(len(data["images"]), images),
         has_scores=images > 0,
@@ -140,8 +145,8 @@ class _Inline:
     digest: str
 
 
-def _inline(*names: str) -> _Inline:
-    folder = Path(__file__).parent / "page"
+def _inline(*names: str | Path) -> _Inline:
+    folder = Path(__file__).parent / "page"  # a path that is absolute stays as it is
     text = "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     return _Inline(Markup(text), f"sha256-{digest}")

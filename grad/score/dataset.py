@@ -17,7 +17,7 @@ from grad.data.tiling import Tiling
 from grad.features.features import Features
 from grad.features.split import fold_images
 from grad.model.grad import GRAD
-from grad.model.measure import extend_class, leaving_out
+from grad.model.measure import extend_class, images_measured, leaving_out
 from grad.score.anomaly_map import anomaly_map, finish_blended, image_score, upsample
 from grad.score.metrics.classes import ClassMetrics, ClassReport
 from grad.score.metrics.pixels import exact_pixels
@@ -37,7 +37,7 @@ class Observer(Protocol):
     """What wants to see the results of an evaluation."""
 
     def add(self, samples: Sequence[Sample], image_scores: Tensor, anomaly_maps: Tensor) -> None:
-        """Takes a batch of B samples of one class, their scores (B,) and maps (B, h, w)."""
+        """Takes a batch of B samples, their scores (B,) and maps (B, h, w)."""
         ...
 
     def merge(self, other: Any) -> None:
@@ -145,14 +145,19 @@ def _scored_by_tiles(
 
 
 def good_scores(
-    model: GRAD, features: Features, image_size: int, console: Console | None = None
+    model: GRAD,
+    features: Features,
+    image_size: int,
+    console: Console | None = None,
+    observers: Sequence[Observer] = (),
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Image scores, and the largest values of the anomaly maps, of good images by class.
 
-    Several processes score a part of the images each, and all get to know all.
+    Several processes score a part of the images each, and all get to know all; observers as of
+    :func:`evaluate`.
     """
     with Progress(console, "thresholds", len(features)) as progress:
-        return _by_class(_good_scores(model, features, image_size, progress))
+        return _by_class(_good_scores(model, features, image_size, progress, observers))
 
 
 def left_out_scores(
@@ -162,6 +167,7 @@ def left_out_scores(
     classes: Sequence[str],
     groups: str | None = None,
     console: Console | None = None,
+    observers: Sequence[Observer] = (),
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """:func:`good_scores` of images trained on, each by statistics that were measured without it.
 
@@ -174,18 +180,22 @@ def left_out_scores(
         classes: all that it was trained on.
         groups: which images belong together (:func:`grad.features.split.fold_images`).
         console: where progress goes; None for silence.
+        observers: are offered every result, in the order of what is returned.
     """
     assert model.statistics is not None
     model.eval()
     found: list[tuple[str, float, float]] = []
-    with Progress(console, "thresholds", len(features)) as progress:
+    total = images_measured(features.tiles()) + len(features)
+    with Progress(console, "thresholds", total) as progress:
+        predict = progress.counting(model)
         for kind, name in enumerate(sorted(classes)):
             mine = features.of_classes([name])
             if not len(mine):
                 continue
             folds = fold_images(mine.samples, groups)
-            for left in leaving_out(model.statistics, model, mine, kind, folds):
-                found += _good_scores(model, mine.subset(left), image_size, progress)
+            for left in leaving_out(model.statistics, predict, mine, kind, folds):
+                some = mine.subset(left)
+                found += _good_scores(model, some, image_size, progress, observers)
     return _by_class(found)
 
 
@@ -211,22 +221,30 @@ def further_scores(
     folds = fold_images(features.samples, groups)
     with Progress(console, "thresholds", len(features)) as progress:
         for left in extend_class(model.statistics, model, features, kind, folds):
-            found += _good_scores(model, features.subset(left), image_size, progress)
+            found += _good_scores(model, features.subset(left), image_size, progress, ())
     order = [index for fold in folds for index in fold]
     return _by_class([one for _, one in sorted(zip(order, found, strict=True))])
 
 
 def _good_scores(
-    model: GRAD, features: Features, image_size: int, progress: Progress
+    model: GRAD,
+    features: Features,
+    image_size: int,
+    progress: Progress,
+    observers: Sequence[Observer],
 ) -> list[tuple[str, float, float]]:
     """Class, image score and largest value of the anomaly map of each image."""
     found: list[tuple[str, float, float]] = []
+    seen = observers if distributed.is_main() else copy.deepcopy(observers)
     mine = features.subset(distributed.shard(range(len(features))))
     for samples, of_images, maps in scored(model, mine, image_size):
+        for observer in seen:
+            observer.add(samples, of_images, maps)
         names = [sample.class_name for sample in samples]
         largest = maps.amax(dim=(1, 2))
         found += zip(names, of_images.tolist(), largest.tolist(), strict=True)
         progress.advance(len(samples))
+    _merge_processes({}, seen)
     return [of_image for part in distributed.shared(found) for of_image in part]
 
 

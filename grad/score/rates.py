@@ -9,6 +9,10 @@ from grad.system.errors import GradError
 Rate = float | Literal["auto"]
 """A false-alarm rate; ``"auto"``: what the good images of each class support."""
 
+RATE_HELP = (
+    "Share of good images that may be called anomalous; auto: what the images of a class support, "
+    "0.01 to 0.05"
+)
 DEFAULT_RATE = 0.01  # false alarms, where a rate is stated
 _FINEST, _COARSEST = 0.01, 0.05  # of automatic rates
 

@@ -37,7 +37,7 @@ _Number = TypeVar("_Number", float, Tensor)
 
 @dataclass(frozen=True)
 class Threshold:
-    """Where normal ends, for one class or for images of unknown class.
+    """Where normal ends, for one class or for images of a class not stated.
 
     Where ``joint`` is true an image is anomalous if its score or any pixel is above its threshold;
     otherwise its score decides alone. Pixels are marked in anomalous images only, and some in each.
@@ -83,7 +83,7 @@ class Threshold:
         return score > self.image or (self.joint and maximum > self.pixel)
 
     def value(self, score: float, maximum: float) -> float:
-        """The calibrated score, which is above 0.5 in anomalous images; arguments as above."""
+        """The calibrated value, which is above 0.5 in anomalous images; arguments as above."""
         of_score = calibrated(score, self.image_typical, self.image)
         if not self.joint:
             return of_score
@@ -129,7 +129,7 @@ class Calibration:
     def threshold(self, class_name: str | None) -> Threshold:
         """The threshold for images of a class; ``unknown`` for None and other names.
 
-        With a single class, images of unknown class are taken to be of that one.
+        With a single class, images of a class not stated are taken to be of that one.
         """
         if class_name is None and len(self.classes) == 1:
             return next(iter(self.classes.values()))

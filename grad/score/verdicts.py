@@ -9,6 +9,27 @@ from typing import Any
 from grad.score.records import ImageRecord
 from grad.score.thresholds import Calibration, Threshold
 
+RATES = (0.01, 0.05, 0.1)  # of false alarms, that the first table of a run shows
+
+
+def judge_all(
+    calibrations: Mapping[str, Calibration], records: Sequence[ImageRecord]
+) -> dict[str, Any]:
+    """The sections of metrics.json that depend on thresholds; arguments as of :func:`judge`.
+
+    Returns:
+        ``thresholds``; and ``rates``, what the thresholds for each of :data:`RATES` would do: a
+        list of ``asked_rate``, ``classes`` and ``all``, with counts as in ``thresholds``.
+    """
+    models = {id(calibration): calibration for calibration in calibrations.values()}
+    rates = []
+    for rate in RATES:
+        at_rate = {model: calibration.at_rate(rate) for model, calibration in models.items()}
+        found = judge({name: at_rate[id(c)] for name, c in calibrations.items()}, records)
+        counts = {name: row["counts"] for name, row in found["classes"].items()}
+        rates.append({"asked_rate": rate, "classes": counts, "all": found["all"]["counts"]})
+    return {"thresholds": judge(calibrations, records), "rates": rates}
+
 
 def judge(
     calibrations: Mapping[str, Calibration], records: Sequence[ImageRecord]
@@ -24,7 +45,7 @@ def judge(
         none was); ``classes``: the threshold of each class with ``source`` (where its good images
         came from; None for a class that was not trained on), ``recall``, ``false_alarm_rate`` (None
         for each where there are no such images) and ``counts``; ``all``: the same over all
-        classes; ``unknown``: the threshold for images of unknown class and what it does to all of
+        classes; ``unknown``: the threshold for a class not stated and what it does to all of
         them, None with several models or a single class.
     """
     first = next(iter(calibrations.values()))

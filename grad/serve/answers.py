@@ -6,22 +6,21 @@ import base64
 import io
 from typing import Literal
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from grad.data.picture import Picture, as_floats
-from grad.score.heat import COLORMAP, HOTTEST, OPACITY, overlay
-from grad.score.thresholds import Calibration, Method, Threshold, calibrated
+from grad.data.picture import Picture
+from grad.score.heat import colours, overlay
+from grad.score.thresholds import Calibration, Method, Threshold
 from grad.serve.scorer import Scorer
 from grad.serve.settings import ServeSettings
 from grad.serve.uploads import FORMATS
 from grad.system.version import __version__
 
-PICTURE = 1024  # pixels, longest side of pictures in answers
+PREVIEW, OVERLAY = 1024, 4096  # pixels, longest sides at most
 _MOST_SCORES = 1000  # good scores of a class that /info lists; of more, evenly spaced ranks
 
 NO_CALIBRATION = (
@@ -43,11 +42,11 @@ class Prediction(BaseModel):
 
     name: str = Field(description="The file's name, where the request told one.")
     class_name: str | None = Field(description="The class that was asked for.")
-    score: float = Field(description="Raw image score; larger is more anomalous.")
-    value: float | None = Field(description="Calibrated score in [0, 1]; 0.5 is the threshold.")
+    score: float = Field(description="The score; larger is more anomalous.")
+    value: float | None = Field(description="Calibrated value in [0, 1]; 0.5 is the threshold.")
     map_maximum: float = Field(description="The largest value of the anomaly map.")
     threshold: float | None = Field(
-        description="Raw scores above are anomalous; where /info calls the threshold joint, so is "
+        description="Scores above are anomalous; where /info calls the threshold joint, so is "
         "an image whose map has a value above the pixel threshold there."
     )
     is_anomalous: bool | None = Field(description="The verdict; null without a calibration.")
@@ -61,7 +60,9 @@ class Prediction(BaseModel):
     note: str | None = Field(default=None, description="Why there is no verdict.")
     map: AnomalyMap | None = Field(default=None, description="With ?map=true.")
     overlay: str | None = Field(
-        default=None, description="With ?overlay=true: PNG in base64, heat map over the image."
+        default=None,
+        description="With ?overlay=true: PNG in base64, the image under its heat map, what is "
+        "marked within a line; below it a strip with verdict and score.",
     )
     preview: str | None = Field(
         default=None,
@@ -70,7 +71,7 @@ class Prediction(BaseModel):
 
 
 class ThresholdRow(BaseModel):
-    """The threshold of a class; of images of no stated class where ``class_name`` is null."""
+    """The threshold of a class; of a class not stated where ``class_name`` is null."""
 
     class_name: str | None
     image: float = Field(description="Image scores above are anomalous.")
@@ -136,7 +137,7 @@ def describe(scorer: Scorer, settings: ServeSettings, name: str) -> Info:
         max_pixels=settings.max_pixels,
         queue=settings.queue,
         formats=list(FORMATS),
-        colours=_base64(_colours().tobytes()),
+        colours=_base64(colours().tobytes()),
     )
 
 
@@ -179,21 +180,20 @@ def encode_map(anomaly_map: Tensor) -> AnomalyMap:
 
 def encode_preview(picture: Picture) -> str:
     """The image as a PNG that every browser shows."""
-    return _png(picture.resize(_fitted(picture)).rgb())
+    return _png(picture.resize(_fitted(picture, PREVIEW)).rgb())
 
 
 def encode_overlay(
-    picture: Picture, anomaly_map: Tensor, calibration: Calibration | None, class_name: str | None
+    picture: Picture,
+    anomaly_map: Tensor,
+    calibration: Calibration | None,
+    class_name: str | None,
+    score: float,
 ) -> str:
     """The image under its heat map."""
-    low, high = 0.0, 1.0
-    if calibration is not None:
-        row = calibration.threshold(class_name)
-        anomaly_map = calibrated(anomaly_map, row.pixel_typical, row.pixel)
-    else:
-        low, high = float(anomaly_map.min()), float(anomaly_map.max())
-    pixels = as_floats(picture.resize(_fitted(picture)).tensor())
-    return _png(overlay(pixels, anomaly_map, low, high))
+    row = calibration.threshold(class_name) if calibration else None
+    image = picture.resize(_fitted(picture, OVERLAY)).rgb()
+    return _png(overlay(image, anomaly_map, row, score))
 
 
 def _rows(calibration: Calibration) -> list[ThresholdRow]:
@@ -237,18 +237,10 @@ def _joint_scores(
     return np.maximum(scores, threshold.image_typical + distance * span)
 
 
-def _colours() -> NDArray[np.uint8]:
-    """The colours of :func:`grad.score.heat.overlay` as (256, 4) uint8."""
-    heat = np.linspace(0, 1, 256)
-    table = matplotlib.colormaps[COLORMAP](HOTTEST * heat)
-    table[:, 3] = OPACITY * np.sqrt(heat)
-    return np.round(255 * table).astype(np.uint8)
-
-
-def _fitted(picture: Picture) -> tuple[int, int]:
-    """(H, W) with the longest side at most PICTURE pixels."""
+def _fitted(picture: Picture, most: int) -> tuple[int, int]:
+    """(H, W) with the longest side at most so many pixels."""
     height, width = picture.size
-    factor = min(1.0, PICTURE / max(height, width))
+    factor = min(1.0, most / max(height, width))
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from grad.data.picture import Picture
 from grad.detector.result import check_score
+from grad.score.heat import SCRIPT
 from grad.serve import access, answers, failures
 from grad.serve.access import Guard
 from grad.serve.answers import Health, Info, Prediction
@@ -39,7 +40,7 @@ _DECODERS = 4  # threads that decode and encode, at most
 
 _Result = TypeVar("_Result")
 
-_CLASS = "Class whose threshold judges the image; without one, the threshold for unknown classes."
+_CLASS = "Class whose threshold judges the image; without one, that of a class not stated."
 _PARAMETERS = ("class_name", "overlay", "map", "preview")
 _BODY = {
     "requestBody": {
@@ -169,7 +170,7 @@ class Inspector:
             answer.map = answers.encode_map(anomaly_map)
         if wanted.overlay:
             answer.overlay = answers.encode_overlay(
-                picture, anomaly_map, calibration, wanted.class_name
+                picture, anomaly_map, calibration, wanted.class_name, score
             )
         if wanted.preview:
             answer.preview = answers.encode_preview(picture)
@@ -284,4 +285,6 @@ def _add_pages(app: FastAPI) -> None:
         app.add_api_route(path, page(file), include_in_schema=False, response_class=FileResponse)
     swagger = resources.files("fastapi_offline") / "static"
     app.mount(access.DOCUMENTATION_FILES, StaticFiles(directory=str(swagger)))
+    heat = f"{access.PAGE_FILES}/{SCRIPT.name}"  # the report has it too
+    app.add_api_route(heat, lambda: FileResponse(SCRIPT), include_in_schema=False)
     app.mount(access.PAGE_FILES, StaticFiles(directory=PAGE))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from grad.score.rates import RATE_HELP, Rate
 from grad.serve.settings import MOST_PIXELS, ServeSettings
 from grad.system.command_line import argument, option
 
@@ -49,9 +50,7 @@ class ServeOptions:
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "Of the networks; auto: float32, as thresholds are made; bfloat16 is quicker."
     )
-    false_alarm_rate: float | None = option(
-        None, "Share of good images that may be called anomalous; none: the model's own thresholds."
-    )
+    false_alarm_rate: Rate | None = option(None, f"{RATE_HELP}; none: as the model has it.")
 
     def settings(self) -> ServeSettings:
         """The server's part.

@@ -8,6 +8,7 @@ import io
 import itertools
 import os
 import re
+import shutil
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
 
 from grad.system.allocator import suit_large_tensors
 from grad.system.errors import GradError, raise_once
-from grad.system.names import printable
+from grad.system.names import printable, wrapped
 
 _Options = TypeVar("_Options")
 
@@ -116,7 +117,10 @@ def run_command(work: Callable[[], int | None], interrupted: str = "Interrupted.
         return code
     except GradError as error:
         if str(error):  # another process has said it
-            print(printable(error), file=sys.stderr)
+            text = printable(error)
+            if sys.stderr.isatty():
+                text = wrapped(text, shutil.get_terminal_size().columns)
+            print(text, file=sys.stderr)
         return 2
     except BrokenPipeError:
         _silence(sys.stdout)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 
 def printable(text: object) -> str:
     """A name from outside as people may see it: control characters and half letters as escapes."""
@@ -9,3 +11,8 @@ def printable(text: object) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in str(text)
     )
+
+
+def wrapped(text: str, width: int) -> str:
+    """Text in lines of at most so many letters, but for longer words, which stay whole."""
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)

@@ -11,6 +11,7 @@ import torch
 from grad.features.features import Features
 from grad.model.grad import GRAD
 from grad.system import distributed
+from grad.system.progress import describe_seconds
 from grad.train.loop import make_optimizer
 from grad.train.plan import TrainPlan
 from grad.train.step import TrainingStep
@@ -77,12 +78,3 @@ def describe_training(plan: TrainPlan, images: int, seconds: float | None) -> st
 
 
 _LONG = 3600.0  # seconds
-
-
-def describe_seconds(seconds: float) -> str:
-    """A duration for people."""
-    if seconds < 100:
-        return f"{max(1, round(seconds))} s"
-    if seconds < 100 * 60:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"

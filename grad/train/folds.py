@@ -20,9 +20,8 @@ from rich.console import Console
 from grad.features.features import Features
 from grad.features.split import fold_images
 from grad.model.grad import GRAD
-from grad.score.dataset import good_scores, left_out_scores
+from grad.score.dataset import Observer, good_scores, left_out_scores
 from grad.system.devices import Precision
-from grad.system.progress import print_line
 from grad.train.loop import fit
 from grad.train.schedule import Schedule
 
@@ -43,6 +42,7 @@ def fold_scores(
     seed: int = 0,
     precision: Precision = "float32",
     console: Console | None = None,
+    observers: Sequence[Observer] = (),
 ) -> tuple[ByClass, ByClass]:
     """Image scores and largest map values of images trained on, by models that do not know them.
 
@@ -55,21 +55,29 @@ def fold_scores(
         groups: which images belong together (:func:`grad.features.split.fold_images`).
         seed, precision: of training.
         console: where progress goes; None for silence.
+        observers: see maps and scores, those before they are raised, in the order of what is
+            returned.
     """
     if model.statistics is not None:
-        return left_out_scores(model, features, image_size, classes, groups, console)
+        return left_out_scores(model, features, image_size, classes, groups, console, observers)
     folds = _folds_of_all(features, classes, groups)
     goes_on = replace(
         schedule, epochs=max(1, round(_SHARE * schedule.epochs)), decay="cosine", drops=None
     )
-    trained = good_scores(model, features, image_size)
+    trained = good_scores(model, features, image_size, observers=observers)
     copies = []
     for number, left in enumerate(folds):
-        if console is not None:
-            print_line(f"thresholds: fold {number + 1} of {len(folds)}", None, console)
         rest = sorted(set(range(len(features))) - set(left))
         without, known = copy.deepcopy(model), features.subset(rest).tiles()
-        fit(without, known, goes_on, seed=seed + number, precision=precision)
+        fit(
+            without,
+            known,
+            goes_on,
+            seed=seed + number,
+            precision=precision,
+            console=console,
+            description=f"thresholds {number + 1}/{len(folds)}",
+        )
         copies.append(good_scores(without, features, image_size))
     homes = _homes(features, folds)
     scores, maxima = (

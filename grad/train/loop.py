@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import AdamW
 
 from grad.features.batches import Loader, OnDevice, balanced_batches, batches
@@ -59,6 +59,7 @@ def fit(
     sync_batch_norm: bool = True,
     compile_step: bool = False,
     console: Console | None = None,
+    description: str = "training",
 ) -> Fit:
     """Train a model in place, on the device where it is; the last epoch is the result.
 
@@ -79,6 +80,7 @@ def fit(
             be in one process, or each process has its own.
         compile_step: whether torch compiles the network.
         console: where progress goes; None for silence.
+        description: what it calls the training.
 
     Raises:
         GradError: the loss is NaN or infinite, the message names the files of the batch; the state
@@ -89,16 +91,13 @@ def fit(
     order = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     belongs_to = {"seed": seed, "data": features.digest(), "model": asdict(model.settings)}
-    with (
-        TrainingState(folder, model, optimizer, order, belongs_to) as state,
-        Progress(console, "training", schedule.epochs * len(features)) as progress,
-    ):
+    with TrainingState(folder, model, optimizer, order, belongs_to) as state:
         history = state.restore()
         if model.statistics is not None and history.epochs == 0:
-            measure_features(model.statistics, features)
+            with Progress(console, "measuring", len(features)) as progress:
+                measure_features(model.statistics, features, progress.advance)
         if history.epochs < schedule.epochs:
             _report_start(console, history.epochs, schedule)
-        progress.advance(history.epochs * len(features))
         loader = Loader(features, device, _DTYPES[precision], features_on_device)
         step = TrainingStep(
             model,
@@ -109,22 +108,25 @@ def fit(
             compiled_for=schedule.batch_size if compile_step else None,
         )
         model.train()
+        left = schedule.epochs - history.epochs
+        first = f"epoch {history.epochs + 1}/{schedule.epochs}"
         interrupted = False
         try:
-            for epoch in range(history.epochs, schedule.epochs):
-                start = time.perf_counter()
-                rates = _set_learning_rates(optimizer, schedule, epoch)
-                watch = LossWatch(device, features, epoch)
-                loss = _train_epoch(
-                    step,
-                    loader,
-                    _order_epoch(features, schedule, order),
-                    watch,
-                    progress,
-                )
-                history = history.followed_by(loss, rates[0], time.perf_counter() - start)
-                state.save(history)
-                _report_epoch(console, history, schedule, len(features))
+            with Progress(console, description, left * len(features), first) as progress:
+                for epoch in range(history.epochs, schedule.epochs):
+                    start = time.perf_counter()
+                    rates = _set_learning_rates(optimizer, schedule, epoch)
+                    watch = LossWatch(device, features, epoch, schedule.epochs)
+                    loss = _train_epoch(
+                        step,
+                        loader,
+                        _order_epoch(features, schedule, order),
+                        watch,
+                        progress,
+                    )
+                    history = history.followed_by(loss, rates[0], time.perf_counter() - start)
+                    state.save(history)
+                    progress.advance(0, watch.note())
         except KeyboardInterrupt:
             interrupted = True
         finally:
@@ -137,14 +139,8 @@ def _measure_residuals(model: GRAD, features: Features, console: Console | None)
     """Measure what a trained model with statistics leaves over of good images."""
     if model.statistics is None:
         return
-    with Progress(console, "measuring", images_measured(features)) as progress:
-
-        def predict(maps: Tensor) -> Tensor:
-            progress.advance(len(maps))
-            normal: Tensor = model(maps)
-            return normal
-
-        measure_residuals(model.statistics, predict, features)
+    with Progress(console, "measuring", len(features) + images_measured(features)) as progress:
+        measure_residuals(model.statistics, progress.counting(model), features)
 
 
 def _order_epoch(features: Features, schedule: Schedule, order: torch.Generator) -> list[list[int]]:
@@ -200,16 +196,3 @@ def _report_start(console: Console | None, completed: int, schedule: Schedule) -
             f"Training goes on: {completed} of {schedule.epochs} epochs are completed.",
             highlight=False,
         )
-
-
-def _report_epoch(
-    console: Console | None, history: History, schedule: Schedule, images: int
-) -> None:
-    """A line an epoch where no bar can be drawn."""
-    if console is None or console.is_terminal:
-        return
-    console.print(
-        f"epoch {history.epochs}/{schedule.epochs}: loss {history.loss[-1]:.4g}, "
-        f"{images / history.seconds[-1]:,.0f} images/s",
-        highlight=False,
-    )

@@ -22,10 +22,11 @@ class LossWatch:
         device: where losses are.
         features: to name the files of a batch by their index.
         epoch: from 0.
+        epochs: of the whole training.
     """
 
-    def __init__(self, device: torch.device, features: Features, epoch: int) -> None:
-        self._features, self._epoch = features, epoch
+    def __init__(self, device: torch.device, features: Features, epoch: int, epochs: int) -> None:
+        self._features, self._epoch, self._epochs = features, epoch, epochs
         self._sum = torch.zeros((), device=device, dtype=torch.float64)
         self._first_bad = torch.full((), math.inf, device=device)
         self._batches: list[Sequence[int]] = []
@@ -46,7 +47,11 @@ class LossWatch:
         if time.perf_counter() - self._looked < _SECONDS:
             return None
         self._looked = time.perf_counter()
-        return f"epoch {self._epoch + 1}, loss {self.mean():.4g}"
+        return self.note()
+
+    def note(self) -> str:
+        """How far training is, for the progress."""
+        return f"epoch {self._epoch + 1}/{self._epochs}, loss {self.mean():.4g}"
 
     def mean(self) -> float:
         """Mean loss so far, an image's weight being one; checked."""

@@ -102,10 +102,14 @@ class ModelTraining:
         )
 
     def _calibrate(self, model: GRAD, split: TrainingSplit) -> Calibration:
-        """Thresholds from images kept apart; of classes without any, from folds of all others."""
-        plan, options = self.plan, self.plan.options
+        """Thresholds from images kept apart; of classes without any, from folds of all others.
+
+        What the report shows of good images is the one kind or the other.
+        """
+        plan, options, observers = self.plan, self.plan.options, self.results.of_good()
         folded = [name for name, source in split.sources.items() if source in ("folds", "training")]
-        scores, maxima = good_scores(model, split.calibration, plan.image_size, self.console)
+        apart = () if len(folded) == len(split.sources) else observers
+        scores, maxima = good_scores(model, split.calibration, plan.image_size, self.console, apart)
         if folded:
             of_folds = fold_scores(
                 model,
@@ -117,9 +121,11 @@ class ModelTraining:
                 seed=options.seed,
                 precision=plan.precision,
                 console=self.console,
+                observers=() if apart else observers,
             )
             for found, more in zip((scores, maxima), of_folds, strict=True):
                 found |= {name: more[name] for name in folded}
+        self.results.set_good(scores, maxima)
         return calibrate(scores, maxima, split.sources, options.false_alarm_rate)
 
     def _info(self, classes: tuple[str, ...], epochs: int) -> ModelInfo:

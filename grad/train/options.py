@@ -15,7 +15,7 @@ import yaml
 from grad.data.samples import MaskRule
 from grad.data.tiling import Tiling, tiling_of
 from grad.model.presets import JitterMode, Lookup, Parts, Preset, Refine
-from grad.score.rates import check_rate, check_share
+from grad.score.rates import RATE_HELP, Rate, check_rate, check_share
 from grad.system.command_line import class_list, flag, given_options, key, option, parse_options
 from grad.system.errors import GradError, raise_once
 from grad.system.files import replacing
@@ -119,11 +119,7 @@ class TrainOptions:
         "Regular expression on image paths: images for which it matches the same text, such as a "
         "roll or a day, are of one fold; none: each image may be of any.",
     )
-    false_alarm_rate: float | Literal["auto"] = option(
-        "auto",
-        "Share of good images that may be called anomalous, by score or by a marked pixel; auto: "
-        "what the images of a class support, 0.01 to 0.05.",
-    )
+    false_alarm_rate: Rate = option("auto", f"{RATE_HELP}.")
     threshold: Literal["good", "f1"] = option(
         "good", "Thresholds from good images, or where F1 of the test images is largest."
     )

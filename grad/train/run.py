@@ -73,7 +73,7 @@ def _run(options: TrainOptions, device: torch.device, console: Console) -> Path:
         split = split_training(
             train, further, options.calibration_share, options.seed, options.group
         )
-        results = Results(exact=options.exact_metrics)
+        results = Results(exact=options.exact_metrics, tested=len(test) > 0)
         training = ModelTraining(plan, backbone, results, console)
         for folder, classes in plan.models(dataset.classes, out):
             training.run(split.of_classes(classes), test.of_classes(classes), folder)

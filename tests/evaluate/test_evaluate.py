@@ -1,7 +1,10 @@
 """grad evaluate: other images, and other thresholds from what a run has stored."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -93,9 +96,11 @@ def test_other_thresholds_without_the_network(run, monkeypatch, capsys):
 
     for name in ("load_checkpoint", "compute_features", "find_dataset"):
         monkeypatch.setattr(assessment, name, refuse)
-    before, weights = metrics_of(run), (run / "model.safetensors").read_bytes()
+    before, files = metrics_of(run), contents(run)
     assert main([str(run), "--false-alarm-rate", "0.3"]) == 0
     assert "30.00%" in capsys.readouterr().out
+    assert contents(run) == files, "a look changes nothing"
+    assert main([str(run), "--false-alarm-rate", "0.3", "--save"]) == 0
     after = metrics_of(run)
     assert after["thresholds"]["asked_rate"] == 0.3
     lower, higher = (m["thresholds"]["classes"]["one"]["image"] for m in (after, before))
@@ -103,7 +108,71 @@ def test_other_thresholds_without_the_network(run, monkeypatch, capsys):
     assert {k: v for k, v in after.items() if k != "thresholds"} == {
         k: v for k, v in before.items() if k != "thresholds"
     }
-    assert (run / "model.safetensors").read_bytes() == weights
+    changed = {name for name, content in contents(run).items() if files[name] != content}
+    assert changed == {"model.safetensors", "metrics.json", "report.html"}
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def shown_threshold(run):
+    """The threshold of class one: in the model, in metrics.json, in the report."""
+    _, calibration = load_calibration(run / "model.safetensors")
+    report = re.search(r'id="data">(.*?)</script>', (run / "report.html").read_text())[1]
+    return (
+        calibration.classes["one"].image,
+        metrics_of(run)["thresholds"]["classes"]["one"]["image"],
+        json.loads(report)["classes"][0]["threshold"]["image"],
+    )
+
+
+@pytest.mark.parametrize("names", [0, 1, 2, 3])
+def test_saved_thresholds_that_fail_to_be_written_leave_all_as_it_was(run, names, monkeypatch):
+    """Before the files take their names nothing has changed."""
+    files, written = contents(run), []
+    touch = Path.touch
+
+    def full(path, *arguments, **options):
+        written.append(path)
+        if len(written) > names:
+            raise OSError(28, "No space left on device")
+        touch(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "touch", full)
+    assert main([str(run), "--false-alarm-rate", "0.3", "--save"]) == 2
+    assert len(written) == names + 1 and contents(run) == files
+
+
+@pytest.mark.parametrize("renamed", [0, 1, 2])
+def test_a_kill_while_files_take_their_names_is_made_up_for(run, renamed):
+    """What was killed after it had written everything is completed by the next command."""
+    code = f"""
+import os, sys
+from grad.evaluate.__main__ import main
+replace, done = os.replace, []
+def killed(source, target):
+    if len(done) > {renamed}:
+        os._exit(9)
+    replace(source, target)
+    if not str(target).endswith(".key"):
+        done.append(target)
+os.replace = killed
+main([sys.argv[1], "--false-alarm-rate", "0.3", "--save"])
+"""
+    before = shown_threshold(run)
+    done = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True)
+    assert done.returncode == 9, done.stderr
+    assert len(set(before)) == 1
+    assert main([str(run)]) == 0
+    after = shown_threshold(run)
+    assert len(set(after)) == 1 and after[0] < before[0]
+    assert not [path for path in run.iterdir() if path.suffix == ".tmp"]
+    assert load_calibration(run / "model.safetensors")[1].false_alarm_rate == 0.3
 
 
 def test_saved_thresholds_are_the_models(run):
@@ -113,7 +182,7 @@ def test_saved_thresholds_are_the_models(run):
     assert main([str(run / "model.safetensors"), "--threshold", "good", "--save"]) == 0
     _, calibration = load_calibration(run / "model.safetensors")
     assert (calibration.method, calibration.false_alarm_rate) == ("good", "auto")
-    assert main([str(run), "--threshold", "12.5"]) == 0
+    assert main([str(run), "--threshold", "12.5", "--save"]) == 0
     assert metrics_of(run)["thresholds"]["classes"]["two"]["image"] == 12.5
 
 
@@ -125,7 +194,7 @@ def test_evaluation_of_the_same_images_gives_the_same(run, data, cache):
     for key in ("classes", "mean", "thresholds"):
         assert second[key] == first[key]
     assert (again / "records.jsonl").read_bytes() == (run / "records.jsonl").read_bytes()
-    assert main([str(again), "--false-alarm-rate", "0.3"]) == 0, "its model is found"
+    assert main([str(again), "--false-alarm-rate", "0.3", "--save"]) == 0, "its model is found"
     assert metrics_of(again)["thresholds"]["asked_rate"] == 0.3
     assert main([*arguments, "--classes", "one"]) == 0
     chosen = metrics_of(run.parent / "runs" / "parts-evaluation")

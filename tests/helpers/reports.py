@@ -15,7 +15,7 @@ from grad.report.write import write_report
 from grad.score.metrics.classes import ClassMetrics, summarize
 from grad.score.records import Recorder
 from grad.score.thresholds import Calibration, calibrate
-from grad.score.verdicts import judge
+from grad.score.verdicts import judge_all
 
 SIDE = 48  # pixels of images and maps
 HOSTILE = """<b>x</b>"'&</script><script>alert(1)</script>"""
@@ -35,6 +35,7 @@ class MadeRun:
         gap: between good and bad.
         masks, defects, calibrated, history, separate: what there is, or how models were trained.
         dims: axes of both grids.
+        tested: whether there are test images; else all are the good ones of the thresholds.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class MadeRun:
     history: bool = True
     separate: bool = False
     dims: int = 2
+    tested: bool = True
     gallery: Gallery = field(default_factory=Gallery)
     notes: tuple[str, ...] = ()
 
@@ -66,14 +68,15 @@ class MadeRun:
             if samples:
                 labels = [sample.anomalous for sample in samples]
                 masks = [mask if sample.mask else None for sample in samples]
-                metrics.update(maps, masks, scores, labels)
+                if self.tested:
+                    metrics.update(maps, masks, scores, labels)
                 recorder.add(samples, scores, maps)
                 self.gallery.add(samples, scores, maps)
             reports[name] = metrics.compute()
             defects = sum(sample.anomalous for sample in samples)
             counts[name] = {
                 "train": 30,
-                "test_good": len(samples) - defects,
+                "test_good": (len(samples) - defects) * self.tested,
                 "test_defects": defects,
                 "masks": defects if self.masks else 0,
             }
@@ -81,7 +84,7 @@ class MadeRun:
         self.records = recorder.records
         self.metrics = summarize(reports) | {"settings": {"images": counts}}
         if self.calibrated:
-            self.metrics["thresholds"] = judge(self.calibrations(), self.records)
+            self.metrics |= judge_all(self.calibrations(), self.records if self.tested else [])
         write_report(
             path,
             About("Made up", {"Data": HOSTILE}, {"seed": 0, "data": None}, self.notes),

@@ -88,7 +88,7 @@ def test_everything_that_can_be_written(predict, detector, tmp_path, capsys):
         assert (row["threshold"], row["class_name"]) == (result.threshold, "nut")
         assert row["overlay"] == f"overlays/{file}"
         overlay = Image.open(tmp_path / "out" / row["overlay"])
-        assert overlay.size == (60, 40)
+        assert overlay.width == 60 and overlay.height > 40, "its own size, and words below"
         saved = np.load(tmp_path / "out" / row["map"])
         np.testing.assert_allclose(saved, result.anomaly_map, rtol=1e-4, atol=1e-5)
         mask = np.asarray(Image.open(tmp_path / "out" / row["mask"]))

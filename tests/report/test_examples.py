@@ -1,4 +1,4 @@
-"""Which images are shown, and that one score is one colour in all of a run's pictures."""
+"""Which images are shown, and the pictures of them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
 
 from grad.data.samples import Sample
 from grad.report.examples import (
     Example,
     ExamplePicker,
-    heat_scale,
-    outline,
     overview,
     save_examples,
     sheet,
 )
-from grad.score.heat import overlay
+from grad.score.thresholds import Threshold
 from grad.system.errors import GradError
 
 
@@ -45,46 +42,6 @@ def paths_only(names: str, class_name: str = "bolt") -> list[Sample]:
 
 def picked(picker: ExamplePicker) -> list[tuple[str, str, int]]:
     return [(str(one.sample.path), one.verdict, one.rank) for one in picker.examples()]
-
-
-def pixels(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture))
-
-
-def test_scores_up_to_low_leave_the_image_and_from_high_on_are_hottest() -> None:
-    image = torch.rand(3, 4, 6, generator=torch.Generator().manual_seed(0))
-    plain = (image.permute(1, 2, 0) * 255).round().to(torch.uint8)
-    assert torch.equal(pixels(overlay(image, torch.full((4, 6), 2.0), 2.0, 5.0)), plain)
-    assert torch.equal(pixels(overlay(image, torch.full((4, 6), -9.0), 2.0, 5.0)), plain)
-    hottest = pixels(overlay(image, torch.full((4, 6), 5.0), 2.0, 5.0))
-    assert torch.equal(pixels(overlay(image, torch.full((4, 6), 70.0), 2.0, 5.0)), hottest)
-    assert not torch.equal(hottest, plain)
-
-
-def test_a_colour_depends_on_its_own_score_only() -> None:
-    image = torch.full((3, 8, 8), 0.5)
-    quiet, loud = torch.full((8, 8), 3.0), torch.full((8, 8), 3.0)
-    loud[6:, 6:] = 100.0
-    calm, wild = (pixels(overlay(image, one, 2.0, 5.0)) for one in (quiet, loud))
-    assert torch.equal(calm[:6], wild[:6])
-
-
-def test_a_scale_without_width_and_a_smaller_map_are_fine() -> None:
-    image = torch.full((3, 20, 30), 0.5)
-    assert overlay(image, torch.zeros(1, 1), 0.0, 0.0).size == (30, 20)
-    assert len(pixels(overlay(image, torch.rand(5, 5), 0.0, 1.0)).unique()) > 10
-
-
-def test_the_outline_leaves_the_defect_itself_and_far_pixels() -> None:
-    image = torch.rand(3, 30, 30, generator=torch.Generator().manual_seed(1))
-    mask = torch.zeros(30, 30, dtype=torch.bool)
-    mask[12:16, 12:16] = True
-    drawn = pixels(outline(image, mask))
-    plain = (image.permute(1, 2, 0) * 255).round().to(torch.uint8)
-    changed = (drawn != plain).any(dim=2)
-    assert not changed[mask].any()
-    assert changed[10:18, 10:18][~mask[10:18, 10:18]].all()
-    assert not changed[:9].any()
 
 
 @pytest.mark.parametrize("batch", [1, 3, 10])
@@ -133,22 +90,6 @@ def test_kept_maps_do_not_keep_their_batch() -> None:
         assert example.anomaly_map.untyped_storage().nbytes() == 8 * 8 * 4
 
 
-def test_a_good_image_never_glows_more_than_a_defect_that_stands_out() -> None:
-    good, bad = paths_only("aB")
-    low, high = heat_scale(
-        [
-            Example(good, 1.0, torch.linspace(0, 1, 100).view(10, 10)),
-            Example(bad, 5.0, torch.full((10, 10), 5.0)),
-        ]
-    )
-    assert low == pytest.approx(0.95, abs=0.01)
-    assert high == 5.0
-    hidden = [Example(good, 1.0, torch.ones(4, 4)), Example(bad, 0.5, torch.full((4, 4), 0.5))]
-    assert heat_scale(hidden)[1] == 1.0
-    assert heat_scale(hidden[:1]) == (1.0, 1.0)
-    assert heat_scale([]) == (0.0, 1.0)
-
-
 def test_sheets_and_overview_are_written(tmp_path: Path) -> None:
     names = {"good-1": False, "good-2": False, "bent-1": True, "bent-2": True}
     samples = [sample(tmp_path, name, bad) for name, bad in names.items()]
@@ -176,14 +117,28 @@ def test_sheets_and_overview_are_written(tmp_path: Path) -> None:
 
 def test_sheets_of_any_text_and_shape(tmp_path: Path) -> None:
     one = sample(tmp_path, "Prüfling-№7-" + "very-long-name-" * 8, True, masked=False)
-    picture = sheet(Example(one, 1e-9, torch.rand(9, 30), "worst"), 0.0, 1.0)
+    picture = sheet(Example(one, 1e-9, torch.rand(9, 30), "worst"))
     assert picture.width > 3 * picture.height  # three 60 x 40 panels side by side
     many = [
         Example(Sample(one.path, f"class {i:02}", "test", i % 2 > 0), 1.0, torch.rand(4, 4))
         for i in range(17)
     ]
-    assert overview(many, 0.0, 1.0).size[1] > 3 * 5 * 144
-    assert overview([], 0.0, 1.0).mode == "RGB"
+    assert overview(many).size[1] > 3 * 5 * 144
+    assert overview([]).mode == "RGB"
+
+
+def test_a_mistake_is_called_that() -> None:
+    limit = Threshold(2.0, 3.0, 1.0, 1.0, 50, "", joint=True)
+    good, bad = paths_only("aB")
+    for one, score, said in (
+        (good, 1.0, ""),
+        (good, 2.5, "false alarm"),
+        (bad, 1.0, "missed"),
+        (bad, 2.5, ""),
+    ):
+        assert Example(one, score, torch.ones(2, 2), limit=limit).mistake == said
+        assert Example(one, score, torch.ones(2, 2)).mistake == ""
+    assert Example(bad, 1.0, torch.full((2, 2), 4.0), limit=limit).mistake == "", "by a pixel"
 
 
 def test_an_image_that_is_gone_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ from grad.data.tiling import Tiling
 from grad.model.grad import GRAD
 from grad.report.coordinates import Points, sample_coordinates
 from grad.report.gallery import Gallery
-from grad.report.page_data import _plane
+from grad.report.page_data import _plane, page_data
 from grad.report.write import update_report
-from grad.score.verdicts import judge
+from grad.score.verdicts import judge_all
 from grad.system.errors import GradError
 
 
@@ -43,7 +44,7 @@ def test_the_data_hold_every_score_threshold_and_picture(tmp_path):
     assert one["bad"] == sorted(r.score for r in mine if r.anomalous)
     threshold = run.calibrations()["bolt"].threshold("bolt")
     assert one["threshold"]["image"] == threshold.image
-    assert one["threshold"]["pixelTypical"] == threshold.pixel_typical
+    assert one["threshold"]["pixel_typical"] == threshold.pixel_typical
     assert len(data["images"]) == 24
     shown = next(image for image in data["images"] if image["file"] == "images/0-3.png")
     assert (shown["class"], shown["anomalous"], shown["defect"]) == (0, True, "hole")
@@ -150,9 +151,37 @@ def test_an_image_that_is_gone_has_no_thumbnail_and_a_thin_defect_stays(tmp_path
 def test_without_calibration_thresholds_suit_the_test_images(tmp_path):
     one, _ = data_of(MadeRun(tmp_path, calibrated=False, gap=0.5).write())["classes"]
     assert one["good"][-1] < one["threshold"]["image"] < one["bad"][0]
-    assert one["threshold"]["imageTypical"] < one["threshold"]["image"]
+    assert one["threshold"]["image_typical"] < one["threshold"]["image"]
     (one,) = data_of(MadeRun(tmp_path, ("x",), calibrated=False, defects=False).write())["classes"]
     assert one["threshold"]["image"] == one["good"][-1]
+
+
+def test_good_images_alone_have_histogram_pictures_and_drift(tmp_path):
+    run = MadeRun(tmp_path, classes=("bolt",), images=20, defects=False, tested=False)
+    data, text = data_of(run.write()), (tmp_path / "report.html").read_text()
+    (one,) = data["classes"]
+    assert data["of"] == "good" and len(one["good"]) == 20 == len(data["images"])
+    assert "there may be defects among them" in text and 'id="drift"' in text
+    assert 'id="metrics"' not in text and 'id="curves"' not in text
+    names = [record.score for record in sorted(run.records, key=lambda record: record.score)]
+    assert [score for score, _ in one["ordered"]] == names, "0-2.png is before 0-10.png"
+    assert one["drift"].startswith("later images score higher (rank correlation +1.00")
+    other = MadeRun(tmp_path, classes=("bolt",), images=20)
+    other.write()
+    assert 'id="drift"' not in (tmp_path / "report.html").read_text()
+
+
+def test_pictures_of_good_images_have_the_scores_of_the_thresholds(tmp_path):
+    """Other presets than grad-plus raise the scores, and with them the maps."""
+    run = MadeRun(tmp_path, classes=("bolt",), images=4, defects=False, tested=False)
+    before = data_of(run.write())["images"]
+    run.metrics["settings"]["images"]["bolt"]["test_good"] = 0
+    raised = [replace(r, score=1.5 * r.score, map_maximum=2 * r.map_maximum) for r in run.records]
+    after = page_data(run.metrics, raised, [], run.gallery.pictures())["images"]
+    for one, other in zip(before, after, strict=True):
+        assert other["score"] == pytest.approx(1.5 * one["score"])
+        assert other["high"] == pytest.approx(2 * one["high"], rel=1e-4)
+        assert other["maximum"] == pytest.approx(other["high"], rel=0.02)
 
 
 def test_thresholds_are_exchanged_in_a_report_that_is_there(tmp_path):
@@ -161,7 +190,7 @@ def test_thresholds_are_exchanged_in_a_report_that_is_there(tmp_path):
     before, text = data_of(path), path.read_text()
     update_report(path, run.metrics)
     assert path.read_text() == text
-    metrics = run.metrics | {"thresholds": judge(run.calibrations(0.4), run.records)}
+    metrics = run.metrics | judge_all(run.calibrations(0.4), run.records)
     update_report(path, metrics)
     after = data_of(path)
     expected = run.calibrations(0.4)["bolt"].threshold("bolt").image

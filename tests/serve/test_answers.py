@@ -25,6 +25,8 @@ from fastapi.testclient import TestClient
 from helpers.serving import CALIBRATION, SIZE, FakeDetector, encoded, grey, served, spot
 
 from grad.data.images import load_image
+from grad.report.write import _SCRIPTS, _inline
+from grad.score.heat import SCRIPT
 from grad.score.thresholds import calibrated
 from grad.serve.app import create_app
 from grad.serve.batching import Batcher
@@ -118,15 +120,26 @@ def test_pictures_come_when_asked_for(client):
     assert np.abs(values - expected).max() < 1e-3
     assert np.array_equal(np.asarray(picture(full["preview"])), np.asarray(spot()))
     overlay = np.asarray(picture(full["overlay"])).astype(int)
-    assert overlay.shape == (40, 60, 3)
+    assert overlay.shape[0] > 40 and overlay.shape[1:] == (60, 3), "the words are below"
+    overlay = overlay[:40]
     assert np.abs(overlay - np.asarray(spot()))[:5, :5].max() > 50  # the spot is coloured
     assert np.abs(overlay - np.asarray(spot()))[20:, 30:].max() < 25  # the rest hardly
 
 
+def test_page_and_report_draw_heat_by_one_file(client_of, detector):
+    served = client_of(detector).get("/page/heat.js")
+    assert served.status_code == 200 and "javascript" in served.headers["content-type"]
+    assert served.text == SCRIPT.read_text()
+    assert SCRIPT.read_text() in _inline(*_SCRIPTS).text
+
+
 def test_pictures_are_bounded(client_of, detector):
-    wide = send(client_of(detector), encoded(grey(0, (3000, 30))), "/predict?preview=1&overlay=1")
-    for key in ("preview", "overlay"):
-        assert picture(wide.json()[key]).size == (1024, 10)
+    client = client_of(detector)
+    wide = send(client, encoded(grey(0, (3000, 30))), "/predict?preview=1&overlay=1").json()
+    assert picture(wide["preview"]).size == (1024, 10)
+    assert picture(wide["overlay"]).width == 3000
+    wider = send(client, encoded(grey(0, (5000, 30))), "/predict?overlay=1").json()
+    assert picture(wider["overlay"]).width == 4096
 
 
 SAME = {  # files whose scores must be those of the detector's own way to read them

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -132,8 +133,23 @@ def test_runs_get_free_names(train, data, tmp_path):
     assert names == [f"{data.name}-grad-tiny", f"{data.name}-grad-tiny-2"]
 
 
-def test_good_images_only(train, data, tmp_path):
-    assert train("--data", str(data / "one/train/good"), "--out", "a") == 0
+@pytest.mark.parametrize("preset", ["grad-tiny", "grad-plus"])
+def test_good_images_only(preset, train, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("grad.system.progress._QUICK", 0.0)
+    arguments = ("--data", str(data / "one/train/good"), "--out", "a", "--preset", preset)
+    assert train(*arguments) == 0
+    said = capsys.readouterr().out
+    assert "oddest good images, among which there may be defects" in said
+    assert "AUROC" not in said and "missed" not in said
+    told = ["training: epoch 2/2, loss", "thresholds"] + ["measuring: "] * (preset == "grad-plus")
+    assert all(words in said for words in told), "a log hears of statistics and thresholds too"
+    report = (tmp_path / "a/report.html").read_text()
+    page = json.loads(re.search(r'id="data">(.*?)</script>', report)[1])
+    (good,) = load_checkpoint(tmp_path / "a").calibration.good_scores.values()
+    assert page["classes"][0]["good"] == sorted(good), "the scores that thresholds were made from"
+    assert sorted(image["score"] for image in page["images"]) == sorted(good)
+    assert (tmp_path / "a/examples/good/good-worst-1.png").is_file()
+    assert (tmp_path / "a/records.jsonl").read_text() == "", "they are no test images"
     metrics = json.loads((tmp_path / "a/metrics.json").read_text())
     assert metrics["mean"]["image_auroc"] is None
     assert metrics["reasons"]["good"]["image_auroc"] == "no test images"

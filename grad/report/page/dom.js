@@ -1,5 +1,3 @@
-"use strict";
-
 // Making elements and writing numbers. Text enters the page as text nodes only, never as markup.
 
 const byId = (id) => document.getElementById(id);

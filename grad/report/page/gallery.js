@@ -7,7 +7,7 @@ const IMAGES = DATA.images.map((given) => {
   const one = CLASSES[given.class];
   const score = jointScore(given.score, given.maximum, one.threshold);
   const distance = distanceOf(score, one);
-  return { ...given, one, score, distance, value: valueAt(distance) };
+  return { ...given, raw: given.score, one, score, distance, value: valueAt(distance) };
 });
 
 const KINDS = {
@@ -16,9 +16,14 @@ const KINDS = {
   "false-alarm": { text: "false alarms", holds: (kind) => kind === "false-alarm" },
   correct: { text: "correct", holds: (kind) => kind.startsWith("correct") },
 };
+if (DATA.of === "good") {
+  delete KINDS.missed;
+  KINDS["false-alarm"].text = "above the threshold";
+  KINDS.correct.text = "below";
+}
 const VERDICTS = {
   missed: "missed",
-  "false-alarm": "false alarm",
+  "false-alarm": DATA.of === "good" ? "odd" : "false alarm",
   "correct-good": "good",
   "correct-bad": "found",
 };
@@ -97,7 +102,7 @@ function makeCard(image) {
     picture,
     element("span", { class: "card-head" }, verdict, element("b", {}, image.value.toFixed(2))),
     bar,
-    element("span", { class: "card-text" }, `${image.one.name} · ${image.defect}`),
+    element("span", { class: "card-text" }, `${image.one.name} · ${image.defect}\nscore ${short(image.raw)}`),
   );
   button.addEventListener("click", () => openViewer(image));
   const card = element("li", {}, button);
@@ -161,10 +166,5 @@ function startGalleryControls() {
     byId(id).addEventListener("input", show);
   }
   show();
-  byId("heat-scale").addEventListener("change", (event) => {
-    stretched = event.target.value === "stretched";
-    document.documentElement.classList.toggle("stretched", stretched);
-    for (const image of IMAGES) image.card?.picture.paint?.();
-  });
-  drawHeatRamp(byId("heat-ramp"));
+  drawRamp(byId("heat-ramp"), COLOURS);
 }

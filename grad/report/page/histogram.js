@@ -6,7 +6,7 @@ const FARTHEST = 4; // beyond this distance scores share the last bar
 
 /**
  * What the histogram shows. Its axis is the distance from what is typical; for a single class it is
- * labelled with scores, for several with anomaly values, which mean the same for each of them.
+ * labelled with scores, for several with calibrated values, which mean the same for each of them.
  */
 function histogramView() {
   const classes = chosenClasses(JUDGED);
@@ -23,7 +23,7 @@ function histogramView() {
     bad,
     domain: [low, high],
     cut: Math.max(...all) > high,
-    title: single ? "anomaly score" : "anomaly value",
+    title: single ? "score" : "calibrated value",
     toNumber: single ? (distance) => scoreAt(distance, single) : valueAt,
     toDistance: single ? (score) => distanceOf(score, single) : distanceAt,
     ticks: single ? scoreTicks(single, low, high) : valueTicks(low, high),
@@ -142,7 +142,7 @@ function drawHistogram(view, width) {
       format: (at) => labels.get(at),
     },
     {
-      domain: [-1.05, 1.05],
+      domain: [view.bad.length ? -1.05 : 0, 1.05],
       ticks: [
         0,
         ...whole("good").map((n) => n / most.good),
@@ -212,8 +212,8 @@ function hatching(id, colour) {
 function fillHistogramLegend() {
   const entries = [
     ["good", "good images, upwards"],
-    ["bad", "defective images, downwards"],
-    ["wrong", "striped: judged wrong"],
+    ...(DATA.of === "good" ? [] : [["bad", "defective images, downwards"]]),
+    ["wrong", DATA.of === "good" ? "striped: above the threshold" : "striped: judged wrong"],
     ["reference", "dashed: the threshold of the report"],
   ];
   byId("histogram-legend").replaceChildren(
@@ -265,6 +265,7 @@ function fillThresholdTable(body) {
     const [limit, reference, images, recall, alarms] = Array.from({ length: 5 }, () =>
       row.appendChild(element("td", { class: "number" })),
     );
+    recall.classList.add("of-defects");
     reference.textContent = short(one.threshold.image);
     images.textContent = `${one.threshold.images} images`;
     const show = () => {

@@ -38,14 +38,17 @@ function startPrinting() {
 
 startTheme();
 startClassChoice();
-makeSortable(byId("metrics-table"));
-addBars(byId("metrics-table"));
+if (byId("metrics")) {
+  makeSortable(byId("metrics-table"));
+  addBars(byId("metrics-table"));
+}
 if (byId("thresholds")) fillThresholdTable(byId("threshold-table").tBodies[0]);
 if (byId("images")) {
   startHistogram();
   startGallery();
   startViewer();
-  startCurves();
+  if (byId("curves")) startCurves();
+  else startDrift();
 }
 if (byId("coordinates")) startScatter();
 if (byId("training")) startTraining();

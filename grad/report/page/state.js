@@ -23,13 +23,6 @@ function choose(one) {
 }
 const chosenClasses = (from = CLASSES) => (chosen ? from.filter((one) => one === chosen) : from);
 
-/** The image score or, where the map's largest value is further up, the score as far up as that. */
-function jointScore(score, maximum, threshold) {
-  if (!threshold?.joint) return score;
-  const { image, imageTypical, pixel, pixelTypical } = threshold;
-  const distance = (maximum - pixelTypical) / (pixel - pixelTypical);
-  return Math.max(score, imageTypical + distance * (image - imageTypical));
-}
 /** Those of many images, ascending. */
 function jointScores(scores, maxima, threshold) {
   return scores.map((score, i) => jointScore(score, maxima[i], threshold)).sort((a, b) => a - b);
@@ -37,13 +30,13 @@ function jointScores(scores, maxima, threshold) {
 
 /** Where a score lies: 0 is typical of good images, 1 the threshold that the report came with. */
 function distanceOf(score, { threshold }) {
-  return (score - threshold.imageTypical) / (threshold.image - threshold.imageTypical);
+  return (score - threshold.image_typical) / (threshold.image - threshold.image_typical);
 }
 function scoreAt(distance, { threshold }) {
-  return threshold.imageTypical + distance * (threshold.image - threshold.imageTypical);
+  return threshold.image_typical + distance * (threshold.image - threshold.image_typical);
 }
-/** The anomaly value of a distance: 0.1 where it is 0, 0.5 at the threshold, 0.9 as far above it. */
-const valueAt = (distance) => 1 / (1 + 9 ** (1 - distance));
+/** The calibrated value of a distance: 0.1 where it is 0, 0.5 at the threshold, 0.9 as far above it. */
+const valueAt = (distance) => calibrated(distance, 0, 1);
 const distanceAt = (value) => 1 + Math.log(value / (1 - value)) / Math.log(9);
 
 /** Numbers of images by truth and verdict; scores are ascending. */

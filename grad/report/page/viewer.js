@@ -19,7 +19,7 @@ function openViewer(image) {
     file: image.file,
     truth: image.anomalous ? `defective: ${image.defect}` : "good",
     verdict: image.score > image.one.limit ? "anomalous" : "good",
-    "anomaly value": `${image.value.toFixed(3)} (0.5 is the threshold)`,
+    "calibrated value": `${image.value.toFixed(3)} (0.5 is the threshold)`,
     score: `${short(image.score)}, threshold ${short(image.one.limit)}`,
     "highest in the map": `${short(image.high)}, marked above ${short(image.one.threshold.pixel)}`,
   };

@@ -2,8 +2,9 @@
 
 import { Server } from "./api.js";
 import { Camera } from "./camera.js";
-import { bytes, Colours, decodeMap } from "./heat.js";
+import { bytes, drawRamp } from "./heat.js";
 import { History } from "./history.js";
+import { decodeMap, drawMap } from "./map.js";
 import { Problem } from "./problem.js";
 import { digits, factorAt, positionOf, Thresholds } from "./scale.js";
 
@@ -32,10 +33,11 @@ function selectedClass() {
 
 async function connect() {
   const info = await server.info();
-  colours = new Colours(info.colours);
+  colours = bytes(info.colours);
+  drawRamp($("ramp"), colours);
   thresholds = new Thresholds(info.thresholds);
   const only = info.classes.length === 1 ? info.classes[0] : null;
-  const any = new Option(only === null ? "any class" : only, "");
+  const any = new Option(only === null ? "class not stated" : only, "");
   $("class").replaceChildren(any, ...(only === null ? info.classes.map((n) => new Option(n, n)) : []));
   $("model").textContent = `${info.model} · ${info.classes.join(", ")} · ${info.device}`;
   $("model").title = $("model").textContent;
@@ -181,7 +183,8 @@ function drawHeat() {
   $("heat").hidden = !current?.map;
   if (!current?.map) return;
   const row = thresholds.of(current.className);
-  colours.draw($("heat"), current.map, row, current.width, current.height);
+  const level = thresholds.markedFrom(current.score, current.maximum, current.className);
+  drawMap($("heat"), current.map, row, level, colours, current.width, current.height);
 }
 
 function showVerdict() {

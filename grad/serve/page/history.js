@@ -52,7 +52,7 @@ export class History {
   }
 
   csv() {
-    const rows = [["time", "name", "class", "score", "threshold", "calibrated", "verdict"]];
+    const rows = [["time", "name", "class", "score", "threshold", "value", "verdict"]];
     for (const entry of [...this.entries].reverse()) {
       const { verdict, value, threshold } = this.judge(entry);
       rows.push([entry.time, entry.name, entry.className, entry.score, threshold, value, verdict]);

@@ -1,18 +1,6 @@
 // Where a score lies between a typical good image and the threshold, and thresholds moved by hand.
 
-const LN9 = Math.log(9);
-
-/** The scale where 0.5 is the threshold and 0.1 a typical good image; as grad/score/thresholds.py. */
-export function calibrated(score, typical, threshold) {
-  return 1 / (1 + Math.exp((-LN9 * (score - threshold)) / (threshold - typical)));
-}
-
-/** The image score or, where the map's largest value is further up, the score as far up as that. */
-function jointScore(score, maximum, row) {
-  if (!row.joint || !Number.isFinite(maximum)) return score;
-  const distance = (maximum - row.pixel_typical) / (row.pixel - row.pixel_typical);
-  return Math.max(score, row.image_typical + distance * (row.image - row.image_typical));
-}
+import { calibrated, jointScore, markedFrom } from "./heat.js";
 
 /** A number with four digits that count, as people write it. */
 export function digits(value) {
@@ -58,13 +46,13 @@ export class Thresholds {
     else this.factors.set(className, clamped);
   }
 
-  /** Move to a raw score. */
+  /** Move to a score. */
   moveTo(className, score) {
     const row = this.rows.get(className) ?? this.rows.get(null);
     this.move(className, (score - row.image_typical) / (row.image - row.image_typical));
   }
 
-  /** What a raw score, and the largest value of the map, mean: verdict, calibrated value and the
+  /** What a score, and the largest value of the map, mean: verdict, calibrated value and the
    * threshold in force. */
   judge(score, maximum, className) {
     const row = this.of(className);
@@ -75,6 +63,12 @@ export class Thresholds {
       value: calibrated(highest, row.image_typical, row.image),
       threshold: row.image,
     };
+  }
+
+  /** Above which map values are marked: none where an image is good, or nothing is known of it. */
+  markedFrom(score, maximum, className) {
+    const row = this.of(className);
+    return row ? markedFrom(score, maximum, row) : Infinity;
   }
 
   /** Of the good images that the threshold was made from, the share that scores above it. */

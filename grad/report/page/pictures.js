@@ -1,34 +1,6 @@
-// Heat maps and outlines over a picture. Colours are those of Detector's overlays, of the calibrated
-// value, so that a colour means the same in every class; or they stretch to the highest of a class.
+// Pictures of test images: thumbnail, heat map and outlines, one above the other.
 
-const HEAT_COLOURS = DATA.heat.colours.match(/../g).map((hex) => parseInt(hex, 16));
-
-let stretched = false;
-
-/** What a map's value becomes: 0 is clear and cold, 1 the hottest colour. */
-function heatScale(one) {
-  const { pixel, pixelTypical } = one.threshold;
-  if (!stretched) return (value) => valueAt((value - pixelTypical) / (pixel - pixelTypical));
-  one.highest ??= Math.max(...IMAGES.filter((image) => image.one === one).map(({ high }) => high));
-  const span = one.highest - pixelTypical || 1;
-  return (value) => Math.min(1, Math.max(0, (value - pixelTypical) / span));
-}
-
-/** Draws heat to a canvas of the map's own size; CSS makes it larger and fades it. */
-function drawHeat(canvas, { width, height, data }, heatOf) {
-  const picture = new ImageData(width, height);
-  data.forEach((value, i) => {
-    const heat = heatOf(value);
-    const colour = 3 * Math.round(255 * heat);
-    picture.data[4 * i] = HEAT_COLOURS[colour];
-    picture.data[4 * i + 1] = HEAT_COLOURS[colour + 1];
-    picture.data[4 * i + 2] = HEAT_COLOURS[colour + 2];
-    picture.data[4 * i + 3] = 255 * DATA.heat.opacity * Math.sqrt(heat);
-  });
-  canvas.width = width;
-  canvas.height = height;
-  canvas.getContext("2d").putImageData(picture, 0, 0);
-}
+const COLOURS = bytes(DATA.colours);
 
 /** The values of an image's map, { width, height, data }, read from its grey picture. */
 async function heatValues(image) {
@@ -52,7 +24,7 @@ async function decodePixels(source) {
 }
 
 /** The outlines of the true defect and of what GRAD marks, as SVG that covers the picture. */
-async function outlines(image, { width, height, data }) {
+async function outlines(image, map) {
   const svg = shape("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none", class: "outlines" });
   const add = (className, path) =>
     svg.append(
@@ -64,7 +36,7 @@ async function outlines(image, { width, height, data }) {
     const inside = (x, y) => mask.pixels[4 * (y * mask.width + x)] > 0;
     add("mask-line", borderPath(mask.width, mask.height, inside));
   }
-  add("marked-line", contourPath(width, height, data, image.one.threshold.pixel));
+  add("marked-line", contourPath(map, markedFrom(image.raw, image.maximum, image.one.threshold)));
   return svg;
 }
 
@@ -99,41 +71,7 @@ function runs(count, holds) {
   return found;
 }
 
-/** Where values, taken at the pixels' centres, cross a level (marching squares), in a unit square. */
-function contourPath(width, height, values, level) {
-  const at = (x, y) =>
-    x < 0 || y < 0 || x >= width || y >= height ? -Infinity : values[y * width + x] - level;
-  const cut = (a, b) => (a === -Infinity || b === -Infinity ? 0.5 : a / (a - b));
-  let path = "";
-  for (let y = -1; y < height; y++) {
-    for (let x = -1; x < width; x++) {
-      const [a, b, c, d] = [at(x, y), at(x + 1, y), at(x + 1, y + 1), at(x, y + 1)];
-      const crossings = [];
-      if (a > 0 !== b > 0) crossings.push([x + cut(a, b), y]);
-      if (b > 0 !== c > 0) crossings.push([x + 1, y + cut(b, c)]);
-      if (c > 0 !== d > 0) crossings.push([x + 1 - cut(c, d), y + 1]);
-      if (d > 0 !== a > 0) crossings.push([x, y + 1 - cut(d, a)]);
-      crossings.forEach(([cx, cy], i) => {
-        const [px, py] = [(cx + 0.5) / width, (cy + 0.5) / height];
-        path += `${i % 2 ? "L" : "M"}${px.toFixed(4)} ${py.toFixed(4)}`;
-      });
-    }
-  }
-  return path;
-}
-
-/** The scale of colours, for a legend. */
-function drawHeatRamp(canvas) {
-  const context = canvas.getContext("2d");
-  const picture = context.createImageData(256, 1);
-  for (let i = 0; i < 256; i++) {
-    picture.data.set(HEAT_COLOURS.slice(3 * i, 3 * i + 3), 4 * i);
-    picture.data[4 * i + 3] = 255;
-  }
-  context.putImageData(picture, 0, 0);
-}
-
-/** Thumbnail, heat map and outlines, one above the other; `fill` draws them, once, `paint` the heat anew. */
+/** Thumbnail, heat map and outlines, one above the other; `fill` draws them, once. */
 function pictureOf(image, className) {
   const box = element("div", { class: className });
   box.fill = async () => {
@@ -152,8 +90,7 @@ function pictureOf(image, className) {
     box.append(layers);
     box.classList.add("drawn");
     const values = await heatValues(image);
-    box.paint = () => drawHeat(canvas, values, heatScale(image.one));
-    box.paint();
+    drawHeat(canvas, values, image.one.threshold, COLOURS);
     layers.append(await outlines(image, values));
   };
   return box;
