@@ -6,12 +6,16 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from grad.system.errors import GradError
 
 MaskRule = Literal["any", "half"]
 """Which pixels of a mask mark a defect: see :func:`grad.data.images.load_mask`."""
+
+FULL_WHITE = 2**16 - 1
+WhiteLevel: TypeAlias = "int | Literal['auto']"
+"""The value of 16-bit images that counts as white: see :mod:`grad.data.white_level`."""
 
 GOOD = "good"
 _GOOD_NAMES = frozenset({GOOD, "ok", "normal"})
@@ -29,6 +33,7 @@ class Sample:
         defect: the kind of defect, ``"good"`` for good images.
         mask: the ground truth image, None for good images and where there is none.
         mask_rule: which of its pixels mark a defect.
+        white_level: the 16-bit value that counts as white (:mod:`grad.data.white_level`).
     """
 
     path: Path
@@ -38,6 +43,7 @@ class Sample:
     defect: str = GOOD
     mask: Path | None = None
     mask_rule: MaskRule = "any"
+    white_level: int = FULL_WHITE
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,12 @@ class Dataset:
 def is_good(folder: str) -> bool:
     """Whether a folder of this name holds good images: good, OK, normal, in any case."""
     return folder.lower() in _GOOD_NAMES
+
+
+def check_white_level(level: WhiteLevel) -> None:
+    """Raise a GradError for ``--white-level`` that is none."""
+    if level != "auto" and not 1 <= level <= FULL_WHITE:
+        raise GradError(f"--white-level {level} must be from 1 to {FULL_WHITE}, or auto.")
 
 
 def check_class_name(name: str, where: object) -> str:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from grad.data.images import image_suffixes, load_picture
 from grad.data.picture import Picture
+from grad.data.samples import FULL_WHITE
 from grad.system.errors import GradError
 
 One: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor"
@@ -44,11 +45,13 @@ class Item:
         name: what people know it by: its path, or its place in a video, batch or list.
         key: a relative path, for files that are made of it.
         content: a file, or what was in memory.
+        white_level: the 16-bit value that counts as white (:mod:`grad.data.white_level`).
     """
 
     name: str
     key: str
     content: Path | Image.Image | NDArray[Any]
+    white_level: int = FULL_WHITE
 
     def picture(self) -> Picture:
         """Decode it.
@@ -57,11 +60,12 @@ class Item:
             GradError: it can't be used; says why.
         """
         if isinstance(self.content, Path):
-            return load_picture(self.content)
+            return load_picture(self.content, self.white_level)
         try:
             if isinstance(self.content, Image.Image):
-                return Picture.from_image(ImageOps.exif_transpose(self.content))
-            return Picture.from_array(self.content)
+                upright = ImageOps.exif_transpose(self.content)
+                return Picture.from_image(upright, self.white_level)
+            return Picture.from_array(self.content, self.white_level)
         except Exception as error:  # Pillow's decoders each have their own
             raise GradError(f"{self.name} can't be used: {error}.") from error
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from grad.data.samples import FULL_WHITE
 from grad.features.backbone import Backbone, restore_backbone
 from grad.model.grad import GRAD
 from grad.score.thresholds import Calibration
@@ -48,6 +49,7 @@ class ModelInfo:
         mean, std: the backbone's normalisation of the three colour channels.
         classes: what the model was trained on.
         epochs: completed epochs.
+        white_level: the 16-bit value that counts as white (:mod:`grad.data.white_level`).
         tile, overlap: what it learned from (:class:`grad.data.tiling.Tiling`); None: whole images.
         grad_version: the version that trained it.
     """
@@ -63,6 +65,7 @@ class ModelInfo:
     tile: int | None = None
     overlap: int | None = None
     backbone_inner: bool = False
+    white_level: int = FULL_WHITE
     grad_version: str = __version__
 
     @classmethod
@@ -75,6 +78,7 @@ class ModelInfo:
         epochs: int,
         tile: int | None = None,
         overlap: int | None = None,
+        white_level: int = FULL_WHITE,
     ) -> ModelInfo:
         """What belongs to a model that was trained on this backbone's features."""
         return cls(
@@ -89,6 +93,7 @@ class ModelInfo:
             epochs=epochs,
             tile=tile,
             overlap=overlap,
+            white_level=white_level,
         )
 
 
@@ -299,6 +304,8 @@ def _info(metadata: dict[str, str]) -> ModelInfo:
             raise ValueError(f"its {name} is {value!r}")
     if not all(isinstance(name, str) for name in info.classes) or info.image_size < 1:
         raise ValueError(f"its classes are {info.classes}, its image_size {info.image_size}")
+    if type(info.white_level) is not int or not 1 <= info.white_level <= FULL_WHITE:
+        raise ValueError(f"its white_level is {info.white_level!r}")
     return info
 
 

@@ -279,7 +279,8 @@ class Detector:
                 workers = min(workers, 2)
         self._check_class(class_name)
         judge = _Judge(self._engine, class_name, self.calibration, tiling, keep_images)
-        items = items_of(sources)
+        level = self.info.white_level
+        items = (replace(item, white_level=level) for item in items_of(sources))
         found = work_in_threads(items, judge, size=1 if tiling else size, workers=workers)
         return _without_errors(found, on_error)
 
@@ -358,6 +359,7 @@ class _Judge:
             limit=None,
             item=item,
             decoded=picture if self.keep_images else None,
+            clipped=picture.clipped,
         )
         if self.calibration is None:
             return result

@@ -155,7 +155,7 @@ class _Run:
     def __init__(self, options: PredictOptions, detector: Detector, console: Console) -> None:
         self.options, self.detector, self.console = options, detector, console
         self.out: _Out | None = None
-        self.images = self.anomalous = self.skipped = 0
+        self.images = self.anomalous = self.skipped = self.clipped = 0
         self._stdout = sys.stdout  # not what a progress bar puts in its place
 
     def results(self, items: Iterator[Item]) -> Generator[Result, None, None]:
@@ -195,8 +195,9 @@ class _Run:
 
     def add_other_processes(self) -> None:
         """Count what all processes have seen."""
-        counts = distributed.shared((self.images, self.anomalous, self.skipped))
-        self.images, self.anomalous, self.skipped = map(sum, zip(*counts, strict=True))
+        mine = (self.images, self.anomalous, self.skipped, self.clipped)
+        counts = map(sum, zip(*distributed.shared(mine), strict=True))
+        self.images, self.anomalous, self.skipped, self.clipped = counts
 
     def report(self) -> None:
         """Say in a line what was found."""
@@ -207,12 +208,16 @@ class _Run:
             parts.append(f"{self.anomalous:,} anomalous")
         if self.skipped:
             parts.append(f"{self.skipped:,} left out, as they can't be read")
+        if self.clipped:
+            level = self.detector.info.white_level
+            parts.append(f"{self.clipped:,} with values above {level}, which count as white")
         if self.out is not None:
             parts.append(f"results in {self.out.folder}")
         print_line("; ".join(parts), None, self.console)
 
     def _add(self, result: Result) -> None:
         self.images += 1
+        self.clipped += result.clipped
         self.anomalous += result.limit is not None and result.is_anomalous
         if self.out is None:
             print(_line(result), file=self._stdout, flush=True)

@@ -277,7 +277,7 @@ def _load(sample: Sample, longest: int) -> tuple[Tensor, Tensor | None]:
     factor = longest / max(height, width)
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     mask = None if sample.mask is None else load_mask(sample.mask, size, sample.mask_rule)
-    return load_image(sample.path, size), mask
+    return load_image(sample.path, size, sample.white_level), mask
 
 
 def _ground_truth(sample: Sample, image: Tensor, mask: Tensor | None) -> tuple[Image.Image, str]:
