@@ -19,7 +19,7 @@ from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
 
 from grad.system.allocator import suit_large_tensors
 from grad.system.errors import GradError, raise_once
-from grad.system.names import printable
+from grad.system.names import check_text, printable
 
 _Options = TypeVar("_Options")
 
@@ -169,6 +169,8 @@ def _parse(
     try:
         values = parser.parse_args(arguments, defaults=defaults)
     except (ArgumentError, TypeError, ValueError, OSError) as error:
+        for text in sys.argv[1:] if arguments is None else arguments:
+            check_text(text)
         raise GradError(_one_sentence(str(error))) from None
     names = [field.name for field in dataclasses.fields(kind)]
     return {name: values[key(name)] for name in names if key(name) in values}

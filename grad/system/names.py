@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
+from grad.system.errors import GradError
+
 
 def printable(text: object) -> str:
     """A name from outside as people may see it: control characters and half letters as escapes."""
@@ -9,3 +13,20 @@ def printable(text: object) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in str(text)
     )
+
+
+def check_text(path: object) -> None:
+    """Refuse a path with bytes that are no letters in this process's encoding.
+
+    Such a name can't be written to the files of a run, nor read back from them.
+
+    Raises:
+        GradError: it has some.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise GradError(
+            f"{printable(path)} is no text in {sys.getfilesystemencoding()}, this process's "
+            "encoding of file names: set PYTHONUTF8=1 where the name is UTF-8, else rename it."
+        ) from None

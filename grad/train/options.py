@@ -265,4 +265,5 @@ def write_options(path: Path, options: TrainOptions) -> None:
         if name not in ("out", "resume")
     }
     with replacing(path) as temporary:
-        temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        temporary.write_text(text, encoding="utf-8")

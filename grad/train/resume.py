@@ -94,5 +94,8 @@ def is_complete(run: Path, epochs: int) -> bool:
 
 
 def remove_results(run: Path) -> None:
-    """Remove what says that a run is complete, as its training goes on."""
+    """Remove what says that a run is complete, as its training goes on, and half-written files."""
     (run / METRICS).unlink(missing_ok=True)
+    for pattern in (".*.tmp", ".tmp*"):  # ours, and those of safetensors
+        for leftover in run.rglob(pattern):
+            leftover.unlink(missing_ok=True)
