@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -194,7 +195,7 @@ def _reason(path: Path, error: Exception) -> str:
         return f"it has more than {limit} million pixels; cut it into tiles or make it smaller"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    if path.stat().st_size == 0:
+    if os.path.exists(path) and os.path.getsize(path) == 0:
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
         return "it is no image that Pillow knows, or its header is damaged"

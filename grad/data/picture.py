@@ -37,8 +37,10 @@ class Picture:
         divided by ``white_level``; floating point is taken as it is.
 
         Raises:
-            ValueError: values outside the range of their type above.
+            ValueError: no pixels, values outside the range of their type above.
         """
+        if 0 in image.size:
+            raise ValueError(f"its size is {image.size}, it has no pixels")
         if image.mode[0] in "IF":  # I, I;16, I;16B, ..., F
             return cls._of_values(np.asarray(image), white_level)
         if image.mode == "P" and "transparency" in image.info:

@@ -20,7 +20,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.ImageOps import exif_transpose
 from torch import Tensor
 
 from grad.data.images import image_suffixes, load_picture
@@ -63,8 +64,8 @@ class Item:
             return load_picture(self.content, self.white_level)
         try:
             if isinstance(self.content, Image.Image):
-                upright = ImageOps.exif_transpose(self.content)
-                return Picture.from_image(upright, self.white_level)
+                image = self.content if 0 in self.content.size else exif_transpose(self.content)
+                return Picture.from_image(image, self.white_level)
             return Picture.from_array(self.content, self.white_level)
         except Exception as error:  # Pillow's decoders each have their own
             raise GradError(f"{self.name} can't be used: {error}.") from error
@@ -169,7 +170,7 @@ def _find(path: str, root: Path | None) -> Iterator[Item]:
 
 def _files(path: Path, root: Path | None = None) -> Iterator[Item]:
     """A file, or all images in a folder and below it, by name."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # also of a name that can't be one
         yield Item(str(path), _key(path, root), path)
         return
     found = False
@@ -199,12 +200,18 @@ def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
 
 def _channels_last(tensor: Tensor, name: str) -> NDArray[Any]:
     """(h, w), (C, h, w) or (B, C, h, w), C 1, 3 or 4, as an array whose last axis is C."""
-    shape = tuple(tensor.shape)
+    try:
+        shape = tuple(tensor.shape)
+        if tensor.is_floating_point():
+            tensor = tensor.to(torch.float32)
+        array: NDArray[Any] = tensor.numpy(force=True)
+    except (TypeError, RuntimeError) as error:  # sparse, quantised, nested, meta
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise GradError(
+            f"{name} is a tensor whose values can't be read ({reason}): give a dense one."
+        ) from error
     if len(shape) not in (2, 3, 4) or (len(shape) > 2 and shape[-3] not in (1, 3, 4)):
         raise GradError(f"{name} is a tensor of shape {shape}: give (3, h, w) or (B, 3, h, w).")
-    if tensor.is_floating_point():
-        tensor = tensor.to(torch.float32)
-    array: NDArray[Any] = tensor.detach().cpu().numpy()
     return array if len(shape) == 2 else np.moveaxis(array, -3, -1)
 
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -270,9 +271,10 @@ class Detector:
             tile, overlap = self.info.tile, self.info.overlap
         tiling = None if tile == 0 else tiling_of(tile, overlap)
         size = self.batch_size if batch_size is None else batch_size
-        for name, value in (("batch-size", size), ("workers", workers)):
-            if value is not None and value < 1:
-                raise GradError(f"--{name} {value} is too small: give 1 or more.")
+        given: dict[str, Any] = {"batch-size": size, "workers": workers}
+        for name, value in given.items():
+            if value is not None and not (isinstance(value, Integral) and value >= 1):
+                raise GradError(f"--{name} {value!r} must be a whole number, 1 or more.")
         if workers is None:
             workers = default_workers(self.device)
             if tiling is not None:  # each holds a large image
@@ -395,7 +397,7 @@ def _without_errors(
 def _is_one(images: object) -> bool:
     """Whether it is one image: not a folder, a batch or a list."""
     if isinstance(images, (str, os.PathLike)):
-        return not Path(images).expanduser().is_dir()
+        return not os.path.isdir(Path(images).expanduser())
     if isinstance(images, (np.ndarray, Tensor)):
         return images.ndim < 4
     return isinstance(images, (Image.Image, Item))

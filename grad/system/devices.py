@@ -28,6 +28,8 @@ def find_device(name: str | torch.device) -> torch.device:
     chosen = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = local_device(torch.device(chosen if name == "auto" else name))
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("GRAD runs on cpu and cuda")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")

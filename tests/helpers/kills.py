@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from helpers.images import make_images
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from grad.system.run_folder import CONFIG, EXAMPLES, HISTORY, METRICS, MODEL, RECORDS, REPORT, STATE
 from grad.train.__main__ import main
+from helpers.images import make_images
 
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate"}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
