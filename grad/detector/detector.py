@@ -273,7 +273,7 @@ class Detector:
         size = self.batch_size if batch_size is None else batch_size
         given: dict[str, Any] = {"batch-size": size, "workers": workers}
         for name, value in given.items():
-            if value is not None and not (isinstance(value, Integral) and value >= 1):
+            if value is not None and not (isinstance(value, Integral) and int(value) >= 1):
                 raise GradError(f"--{name} {value!r} must be a whole number, 1 or more.")
         if workers is None:
             workers = default_workers(self.device)
