@@ -27,7 +27,7 @@ from torch import Tensor
 from grad.data.images import image_suffixes, load_picture
 from grad.data.picture import Picture
 from grad.data.samples import FULL_WHITE
-from grad.system.errors import GradError
+from grad.system.errors import GradError, first_line
 
 One: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor"
 """A path of an image or a folder, an image in memory, or a batch of them."""
@@ -206,7 +206,7 @@ def _channels_last(tensor: Tensor, name: str) -> NDArray[Any]:
             tensor = tensor.to(torch.float32)
         array: NDArray[Any] = tensor.numpy(force=True)
     except (TypeError, RuntimeError) as error:  # sparse, quantised, nested, meta
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = first_line(error)
         raise GradError(
             f"{name} is a tensor whose values can't be read ({reason}): give a dense one."
         ) from error

@@ -24,7 +24,7 @@ from grad.features.backbone import Backbone, restore_backbone
 from grad.model.grad import GRAD
 from grad.score.thresholds import Calibration
 from grad.system.devices import plain_defaults
-from grad.system.errors import GradError
+from grad.system.errors import GradError, first_line
 from grad.system.files import replacing
 from grad.system.run_folder import MODEL
 from grad.system.version import __version__
@@ -259,9 +259,8 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
         raise GradError(
-            f"The model {path} has a header that does not fit its weights ({reason}): "
+            f"The model {path} has a header that does not fit its weights ({first_line(error)}): "
             "copy or train it again."
         ) from error
 

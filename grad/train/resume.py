@@ -81,7 +81,7 @@ def is_complete(run: Path, epochs: int) -> bool:
     Raises:
         GradError: it is to have more epochs, but what training goes on from is gone.
     """
-    with suppress(OSError, ValueError, KeyError, TypeError):  # TypeError: of other JSON
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # of other JSON
         done = json.loads((run / METRICS).read_text())["settings"]["epochs"]
         if done == epochs:
             return (run / REPORT).is_file()

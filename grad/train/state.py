@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from grad.detector.checkpoint import tensors_under
 from grad.system import distributed
-from grad.system.errors import GradError
+from grad.system.errors import GradError, first_line
 from grad.system.files import replacing
 from grad.system.run_folder import HISTORY, STATE
 
@@ -42,6 +42,18 @@ class History:
     loss: tuple[float, ...] = ()
     learning_rate: tuple[float, ...] = ()
     seconds: tuple[float, ...] = ()
+
+    @classmethod
+    def read(cls, text: str) -> History:
+        """From JSON.
+
+        Raises:
+            ValueError, TypeError, AttributeError: it is none.
+        """
+        history = cls(**{name: tuple(map(float, row)) for name, row in json.loads(text).items()})
+        if not len(history.loss) == len(history.learning_rate) == len(history.seconds):
+            raise ValueError("its history is not as long in all parts")
+        return history
 
     @property
     def epochs(self) -> int:
@@ -98,14 +110,13 @@ class TrainingState:
         try:
             self._check(metadata)
             tensors = load(content)
-            history = json.loads(metadata["history"])
+            history = History.read(metadata["history"])
             self._put(tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise GradError(
-                f"{path} does not fit this training ({reason}): train in another folder."
+                f"{path} does not fit this training ({first_line(error)}): train in another folder."
             ) from error
-        return History(**{name: tuple(values) for name, values in history.items()})
+        return history
 
     def save(self, history: History) -> None:
         """Keep the state as it is now; files are written while training goes on.
@@ -153,13 +164,14 @@ class TrainingState:
             "belongs_to": json.dumps(self._belongs_to),
             "history": json.dumps(asdict(history)),
         }
+        # First, as an epoch that is known here alone is trained and written again.
+        with replacing(self._path().with_name(HISTORY)) as temporary:
+            temporary.write_text(json.dumps(asdict(history), indent=2) + "\n")
         with replacing(self._path()) as temporary:
             try:
                 save_file(tensors, temporary, metadata)
             except SafetensorError as error:  # its way to report a full disk
                 raise OSError(str(error)) from error
-        with replacing(self._path().with_name(HISTORY)) as temporary:
-            temporary.write_text(json.dumps(asdict(history), indent=2) + "\n")
 
     def _content(self) -> tuple[bytes, dict[str, str]] | None:
         """The file's bytes and its metadata; None where there is no file."""
