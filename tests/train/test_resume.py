@@ -240,6 +240,15 @@ def test_a_refused_resume_loses_nothing(small_run, tmp_path, capsys):
     assert json.loads((run / "metrics.json").read_text())["settings"]["epochs"] == 2
 
 
+def test_a_folder_with_nothing_but_a_half_written_file_is_empty(small_run, tmp_path):
+    _, options = small_run
+    half = tmp_path / "killed/.config.yaml.123.tmp"
+    half.parent.mkdir()
+    half.touch()
+    assert main([*options, "--out", str(half.parent)]) == 0
+    assert not half.exists()
+
+
 def test_other_data_are_refused(small_run, tmp_path, capsys):
     run, _ = small_run
     make_images(tmp_path / "other", classes=("one",), train=7, test=2, size=SIZE)
