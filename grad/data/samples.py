@@ -18,6 +18,7 @@ WhiteLevel: TypeAlias = "int | Literal['auto']"
 """The value of 16-bit images that counts as white: see :mod:`grad.data.white_level`."""
 
 GOOD = "good"
+_LONGEST_NAME = 200  # bytes; file systems take 255, and endings come on top
 _GOOD_NAMES = frozenset({GOOD, "ok", "normal"})
 
 
@@ -132,10 +133,12 @@ def check_class_name(name: str, where: object) -> str:
     Raises:
         GradError: it is not.
     """
-    if name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
+    odd = name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\")
+    if odd or len(name.encode()) > _LONGEST_NAME:
         raise GradError(
-            f"{where}: {name!r} can't be the name of a class, as results go to a folder of that "
-            "name: leave out slashes, dots alone, and letters that can't be shown."
+            f"{where}: {name[:_LONGEST_NAME]!r} can't be the name of a class, as results go to a "
+            "folder of that name: leave out slashes, dots alone, and letters that can't be shown, "
+            f"and take at most {_LONGEST_NAME} bytes."
         )
     return name
 

@@ -33,7 +33,7 @@ from grad.system.version import __version__
 _FORMATS = {False: "grad-model/2", True: "grad-model/3"}
 
 _MODEL, _BACKBONE = "model.", "backbone."
-_DIGEST = "digest"
+DIGEST = "digest"
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     # Older files have none.
-    if _DIGEST in metadata and metadata[_DIGEST] != _digest(metadata, tensors):
+    if DIGEST in metadata and metadata[DIGEST] != digest(metadata, tensors):
         raise GradError(
             f"The model {path} is damaged (its content is not what was written): copy or train it "
             "again."
@@ -266,7 +266,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    metadata = metadata | {_DIGEST: _digest(metadata, tensors)}
+    metadata = metadata | {DIGEST: digest(metadata, tensors)}
     with replacing(path) as temporary:
         try:
             save_file(tensors, temporary, metadata)
@@ -274,16 +274,16 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
             raise OSError(str(error)) from error
 
 
-def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+def digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) over every tensor, and all else that a file says."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for name, text in sorted(metadata.items()):
-        if name != _DIGEST:
-            digest.update(f"{name}\0{text}\0".encode())
+        if name != DIGEST:
+            found.update(f"{name}\0{text}\0".encode())
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}\0{tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        found.update(f"{name}\0{tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def tensors_under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

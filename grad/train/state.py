@@ -20,7 +20,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from grad.detector.checkpoint import tensors_under
+from grad.detector.checkpoint import DIGEST, digest, tensors_under
 from grad.system import distributed
 from grad.system.errors import GradError, first_line
 from grad.system.files import replacing
@@ -108,8 +108,8 @@ class TrainingState:
         content, metadata = found
         path = self._path()
         try:
-            self._check(metadata)
             tensors = load(content)
+            self._check(metadata, tensors)
             history = History.read(metadata["history"])
             self._put(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -164,6 +164,7 @@ class TrainingState:
             "belongs_to": json.dumps(self._belongs_to),
             "history": json.dumps(asdict(history)),
         }
+        metadata |= {DIGEST: digest(metadata, tensors)}
         # First, as an epoch that is known here alone is trained and written again.
         with replacing(self._path().with_name(HISTORY)) as temporary:
             temporary.write_text(json.dumps(asdict(history), indent=2) + "\n")
@@ -187,9 +188,11 @@ class TrainingState:
                 f"{path} is damaged ({error}): remove it, and training begins anew."
             ) from error
 
-    def _check(self, metadata: Mapping[str, str]) -> None:
+    def _check(self, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
         if metadata.get("format") != FORMAT:
             raise ValueError(f"its format is {metadata.get('format')}, not {FORMAT}")
+        if DIGEST in metadata and metadata[DIGEST] != digest(metadata, tensors):  # older have none
+            raise ValueError("its content is not what was written")
         found = json.loads(metadata["belongs_to"])
         other = [name for name, value in self._belongs_to.items() if found.get(name) != value]
         if other:
