@@ -187,10 +187,8 @@ def kinds(folder: Path) -> dict[str, tuple[Path, Kind]]:
         ),
     )
 
-    from test_layouts import make_visa
-
     found["visa"] = (
-        make_visa(place("visa")),
+        _make_visa(place("visa")),
         Kind(("split_csv/1cls.csv",), lambda at: find_dataset(at) and None),
     )
     weights = place("weights")

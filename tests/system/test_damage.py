@@ -1,4 +1,4 @@
-"""Damaged files of each kind are read rightly or refused in a sentence; ``damage.py`` tries more."""
+"""Damaged files of each kind are right or one sentence; ``damage.py`` tries more."""
 
 import os
 import subprocess
