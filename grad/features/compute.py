@@ -311,15 +311,15 @@ def _key(samples: Sequence[Sample], base: str, cache: Path, pool: ThreadPoolExec
     seen, changed = _state(base, paths)
     memory = cache / f"{seen}.key"
     with suppress(OSError, ValueError):
-        known = memory.read_text()
-        if len(bytes.fromhex(known)) == hashlib.sha256().digest_size:
+        of, _, known = memory.read_text().partition(" ")
+        if of == seen and len(bytes.fromhex(known)) == hashlib.sha256().digest_size:
             return known
     key = hashlib.sha256(base.encode())
     for digest in pool.map(_digest_or_nothing, paths):
         key.update(digest.encode() + b" ")
     if changed < start - _SETTLED:
         with suppress(GradError), replacing(memory) as temporary:
-            temporary.write_text(key.hexdigest())
+            temporary.write_text(f"{seen} {key.hexdigest()}")
     return key.hexdigest()
 
 
