@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from itertools import chain, islice
 from pathlib import Path
 
 import torch
-from PIL import Image
 from rich.console import Console
 
 from grad.data.sources import Item, count_items, find_items, is_live
@@ -48,8 +46,6 @@ def predict_all(options: PredictOptions) -> int:
 
 
 def _predict_all(options: PredictOptions, device: torch.device) -> int:
-    # Pillow's warning from half of its limit on: large images are what tiles are for.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     console = Console(stderr=True)
     items = _items(options)
     first = next(items, None)  # so that a wrong path is said before a model is loaded

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -108,6 +109,8 @@ def run_command(work: Callable[[], int | None], interrupted: str = "Interrupted.
     """
     suit_large_tensors()
     _prepare_streams()
+    # Of large images, and of details in files that it can read in spite of them.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         code = work() or 0
         sys.stdout.flush()
