@@ -165,12 +165,15 @@ def _soft_masks(name: str, test: Sequence[Sample], survey: Survey) -> Iterator[s
 def _dark(name: str, samples: Sequence[Sample], survey: Survey, white_level: int) -> Iterator[str]:
     """Nearly black, as of fewer bits than the white level has; or brighter than that."""
     found = {s.path: survey.images[s.path] for s in samples if s.path in survey.images}
-    for kind, white, remedy in (
-        (DEEP, white_level, "give --white-level N, what their camera's white is"),
-        ("floating point", 1, "multiply their values so that white is 1"),
-    ):
+    remedies = {
+        DEEP: "give --white-level N, what their camera's white is",
+        "floating point": "multiply their values so that white is 1",
+    }
+    usual = "expose them longer; of colours with 16 bits the upper 8 are read: scale them up"
+    for kind in sorted({fact.kind for fact in found.values()}):
+        white, remedy = white_level if kind == DEEP else 1, remedies.get(kind, usual)
         values = {path: fact.brightest for path, fact in found.items() if fact.kind == kind}
-        share = max(values.values(), default=white) / white
+        share = max(values.values()) / white
         if share <= DARK:
             yield (
                 f"{name}: the brightest value of all {kind} images is {share:.1%} of white, which "

@@ -107,10 +107,11 @@ def image_facts(path: Path) -> ImageFacts:
     for band in picture.bands:
         digest.update(band.tobytes())
     kind = DEEP if mode[0] == "I" else _KINDS.get(mode, mode)
-    deep = picture.bands[0].mode == "F"
-    brightest = max(float(np.asarray(band).max()) for band in picture.bands) if deep else 1.0
+    brightest = max(float(np.asarray(band).max()) for band in picture.bands)
     if mode[0] == "I":
         brightest *= FULL_WHITE
+    elif mode != "F":
+        brightest /= 255
     return ImageFacts(picture.size, kind, digest.hexdigest(), brightest)
 
 

@@ -274,6 +274,14 @@ def test_dark_data_of_12_bits_are_named(check, data):
     assert re.search(r"one: the brightest value of all 16-bit grey images is \d\.\d%", out)
 
 
+def test_dark_colours_are_named(check, data):
+    """As of 12 bits in files of 16, of which Pillow reads the upper 8."""
+    for path in (data / "one").rglob("t*/*/*.png"):
+        Image.fromarray(np.asarray(Image.open(path).convert("RGB")) // 16).save(path)
+    _, out, _ = check()
+    assert re.search(r"one: the brightest value of all RGB images is \d\.\d% of white", out)
+
+
 def test_masks_with_grey_edges_are_named(check, data):
     _, clean, _ = check()
     assert "many values between" not in clean
