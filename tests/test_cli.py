@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -68,6 +69,29 @@ def test_the_script_is_declared():
     scripts = entry_points(group="console_scripts", name="grad")
     for script in scripts:  # where the package is installed
         assert script.value == "grad.__main__:main"
+
+
+@pytest.mark.parametrize("place", ["argument", "class", "image", "working folder"])
+def test_names_that_are_no_text_in_the_locale_are_said_to_be(tmp_path, place):
+    parts = {"argument": "bïld/a", "class": "data/ä", "image": "data/a", "working folder": "ö/a"}
+    good = tmp_path / parts[place] / "train/good"
+    good.mkdir(parents=True)
+    (good / ("ü.png" if place == "image" else "u.png")).touch()
+    (good.parents[1] / "test").mkdir()
+    folder = good.parents[2]
+    cwd = folder if place == "working folder" else tmp_path
+    given = "." if place == "working folder" else folder.name
+    plain = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "grad", "check", given],
+        cwd=cwd,
+        env={**os.environ, **plain, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "is no text in ascii, this process's encoding of file names: set PYTHONUTF8=1" in said
 
 
 def test_python_dash_m():

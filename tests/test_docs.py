@@ -5,6 +5,8 @@ in a folder of its own. Before a block that can't be, ``<!-- not run: REASON -->
 """
 
 import contextlib
+import dataclasses
+import importlib
 import importlib.util
 import os
 import re
@@ -21,8 +23,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from grad.__main__ import main
+from grad.__main__ import COMMANDS, main
 from grad.data.demo import DEMO_FOLDER
+from grad.model.grad import GRAD
+from grad.model.presets import PRESETS
+from grad.model.size import count_flops, count_parameters
+from grad.system.command_line import flag
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "pages"
@@ -34,6 +40,8 @@ QUICK = ["--epochs", "1", "--image-size", "64", "--batch-size", "8", "--preset",
 QUICK += ["--backbone", "tf_efficientnet_lite0", "--device", "cpu", "--workers", "1"]
 FEW = 12  # images in a folder of photos/
 NEEDED = {"--format onnx": "onnxscript", "import onnxruntime": "onnxruntime"}
+README = "README.md"
+ALL = [README, *sorted(path.name for path in PAGES.glob("*.md"))]
 ADDRESS = "127.0.0.1:8000"  # as the pages have it
 BLOCK = re.compile(
     r"^(?:<!-- not run: (?P<reason>[^>]+) -->\n)?```(?P<kind>sh|python)\n(?P<text>.*?)^```$",
@@ -48,8 +56,12 @@ class Block:
     reason: str | None
 
 
+def read(page: str) -> str:
+    return (ROOT / page if page == README else PAGES / page).read_text()
+
+
 def blocks(page: str) -> list[Block]:
-    text = (PAGES / page).read_text()
+    text = read(page)
     found = [Block(m["kind"], m["text"], m["reason"]) for m in BLOCK.finditer(text)]
     assert len(found) == len(re.findall(r"^```(?:sh|python)\b", text, re.MULTILINE))
     return found
@@ -132,7 +144,7 @@ class Shell:
             assert self.server.wait(60) == 0
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in PAGES.glob("*.md")))
+@pytest.mark.parametrize("page", ALL)
 def test_commands_of_a_page_run(page, workplace, trained):
     todo = [block for block in blocks(page) if block.reason is None]
     if not todo:
@@ -150,6 +162,67 @@ def test_commands_of_a_page_run(page, workplace, trained):
             shell.run(block)
     finally:
         shell.close()
+
+
+# Of curl, cmake, pip, torchrun, gunicorn and our scripts.
+OTHER_OPTIONS = [
+    *("--build", "--data-binary", "--force-reinstall", "--form", "--nnodes", "--no-cache-dir"),
+    *("--no-deps", "--nproc-per-node", "--output", "--preload", "--quick", "--rdzv-backend"),
+    *("--rdzv-endpoint", "--silent", "--stage"),
+]
+
+
+@pytest.mark.parametrize("page", ALL)
+def test_options_and_extras_of_a_page_exist(page):
+    modules = [importlib.import_module(f"grad.{name}.options") for name in COMMANDS]
+    kinds = [kind for m in modules for kind in vars(m).values() if dataclasses.is_dataclass(kind)]
+    fields = [field for kind in kinds for field in dataclasses.fields(kind)]
+    known = {flag(field.name) for field in fields} | {"--config", "--help", *OTHER_OPTIONS}
+    known |= {flag(f"no_{field.name}") for field in fields if field.type == "bool"}
+    text = read(page)
+    assert not set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) - known
+    extras = re.findall(r"(?:grad-anomaly|\.)\[([a-z,]+)\]", text)
+    project = (ROOT / "pyproject.toml").read_text()
+    assert all(f"\n{extra} = [" in project for one in extras for extra in one.split(","))
+
+
+@pytest.mark.parametrize("page", [README, "training.md"])
+def test_sizes_of_presets_are_those_of_their_models(page):
+    rows = re.findall(
+        r"^\| `(grad[a-z0-9-]*)` \|.*\| ([\d.]+) M \| ([\d.]+) \|$", read(page), re.MULTILINE
+    )
+    assert [name for name, _, _ in rows] == list(PRESETS)
+    for name, parameters, gflop in rows:
+        context = 208 if PRESETS[name].context else 0
+        model = GRAD.from_preset(name, 256 + 208 if context else 216, 28, 28, context=context)
+        assert f"{count_parameters(model) / 1e6:.1f}" == parameters, name
+        assert f"{count_flops(model) / 1e9:.1f}" == gflop, name
+    small = re.search(r"`grad-tiny` has ([\d.]+) M on the built-in backbone's (\d+)", read(README))
+    model = GRAD.from_preset("grad-tiny", int(small[2]), 28, 28)
+    assert f"{count_parameters(model) / 1e6:.1f}" == small[1]
+
+
+def test_figures_of_the_readme_are_those_of_the_results():
+    results = ROOT / "benchmarks" / "results"
+    measured = (results / "cpu.md").read_text()
+    factors = re.findall(r"([\d.]+) x(?= slower| /)", read(README))
+    assert len(factors) >= 10 and set(factors) <= set(re.findall(r"[\d.]+", measured))
+    found = re.search(
+        r"reaches ([\d.]+) image and ([\d.]+) pixel AUROC after 5 min 23 s", read(README)
+    )
+    section = (results / "seven-classes-cpu.md").read_text().partition("5 min 23 s in all")[2]
+    means = re.search(r"^\| mean \|(.*)\|$", section, re.MULTILINE)[1].split("|")
+    assert [f"{float(means[0]):.3f}", f"{float(means[3]):.3f}"] == [found[1], found[2]]
+
+
+def test_files_that_pages_link_to_or_name_exist():
+    for page in (README, "CONTRIBUTING.md"):  # mkdocs looks at the links of the others
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", (ROOT / page).read_text()):
+            assert (ROOT / target).exists(), (page, target)
+    for page in (ROOT / README, ROOT / "CONTRIBUTING.md", *PAGES.glob("*.md")):
+        folders = "tests|grad|benchmarks|csrc|docs"
+        for name in re.findall(rf"`((?:{folders})/[\w/.]+)`", page.read_text()):
+            assert "NAME" in name or (ROOT / name).exists(), (page, name)
 
 
 def test_the_site_builds(tmp_path):

@@ -1,10 +1,13 @@
 """The server under load: many requests from many clients, broken files among them.
 
     python benchmarks/bench_serve.py MODEL [--requests 1000] [--clients 16] [--json FILE]
+    python benchmarks/bench_serve.py MODEL --hostile
 
 Starts ``python -m grad.serve MODEL`` on a free port of this machine, sends the demo images and
 variants of them that are wrong, and compares every answer with what the detector says in this
-process. Exit code 1 where an answer is missing or wrong, or the memory grows.
+process. With ``--hostile`` every third file is one that was made to do harm: images of many pixels
+in few bytes, of endless scans, of values that are none, random damage. Exit code 1 where an answer
+is missing or wrong, or the memory grows.
 """
 
 from __future__ import annotations
@@ -14,13 +17,16 @@ import http.client
 import io
 import itertools
 import json
+import random
 import re
 import signal
 import statistics
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from common.facts import machine_facts, write_json
 from PIL import Image
@@ -38,6 +45,7 @@ from grad.system.errors import GradError
 
 UPLOAD_MB = 4  # the server's limit
 GROWTH_MB = 64  # that the server's memory may grow between warm-up and end
+HOSTILE_GROWTH_MB = 512  # the same where decoders meet with their largest images at once
 WARM_UP = 0.2  # share of the requests
 SAME = {"float32": 1e-4, "bfloat16": 3e-2}  # relative difference of scores alone and in a batch
 START_SECONDS = 300
@@ -46,7 +54,11 @@ REQUEST_SECONDS = 300
 
 @dataclass(frozen=True)
 class Case:
-    """A file to send, and what must come back; without a status, the client hangs up on the way."""
+    """A file to send, and what must come back; without a status, the client hangs up on the way.
+
+    Of a file that has no score here, an answer with a score will do too where ``status`` is 0, and
+    so will a refusal.
+    """
 
     name: str
     data: bytes
@@ -76,11 +88,11 @@ class Server:
     def __init__(self, process: subprocess.Popen[str] | None, host: str, port: int) -> None:
         self.process, self.host, self.port = process, host, port
 
-    def megabytes(self) -> float:
-        """Resident memory."""
+    def megabytes(self, what: str = "VmRSS") -> float:
+        """Resident memory; ``"VmHWM"``: the most there was."""
         assert self.process is not None
         text = Path(f"/proc/{self.process.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+) kB", text)
+        found = re.search(rf"{what}:\s+(\d+) kB", text)
         assert found is not None
         return int(found[1]) / 1024
 
@@ -113,10 +125,19 @@ def serving(model: Path, *options: str) -> Iterator[Server]:
         raise GradError(f"The server ended with exit code {code}.")
 
 
-def make_cases(detector: Detector, images: Sequence[Path]) -> list[Case]:
-    """The images and what the detector says of them; after every eighth, a broken one."""
+def make_cases(
+    detector: Detector, images: Sequence[Path], broken: Sequence[Case] = (), every: int = 8
+) -> list[Case]:
+    """The images and what the detector says of them; after every eighth, a broken one.
+
+    Args:
+        detector: says what is right.
+        images: good files.
+        broken: the others; none given: made from the first image.
+        every: good files before each of them.
+    """
     cases: list[Case] = []
-    broken = itertools.cycle(_broken(images[0]))
+    others = itertools.cycle(broken or _broken(images[0]))
     for number, path in enumerate(images, 1):
         result = detector.predict(path)
         cases.append(
@@ -129,8 +150,8 @@ def make_cases(detector: Detector, images: Sequence[Path]) -> list[Case]:
                 result.threshold,
             )
         )
-        if number % 8 == 0:
-            cases.append(next(broken))
+        if number % every == 0:
+            cases.append(next(others))
     return cases
 
 
@@ -146,6 +167,68 @@ def _broken(image: Path) -> list[Case]:
         Case("too many bytes", bytes(round(1.1e6 * UPLOAD_MB)), 413),
         Case("hung up", data, None),
     ]
+
+
+def hostile(image: Path, seed: int = 0) -> list[Case]:
+    """Files that were made to do harm; some can be judged, and then have some score."""
+    rng, data = random.Random(seed), image.read_bytes()
+    picture = Image.open(image).convert("RGB")
+
+    def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+        file = io.BytesIO()
+        image.save(file, format, **options)
+        return file.getvalue()
+
+    def values(value: float, kind: str) -> bytes:
+        return encoded(Image.fromarray(np.full((64, 64), value, kind)), "TIFF")
+
+    def claiming(side: int) -> bytes:
+        """A PNG whose header says that it is larger than it is."""
+        whole = encoded(picture, "PNG")
+        head = b"IHDR" + struct.pack(">II", side, side) + whole[24:29]
+        return whole[:12] + head + struct.pack(">I", zlib.crc32(head)) + whole[33:]
+
+    def commented(size: int) -> bytes:
+        """A PNG with a text that is short when compressed."""
+        whole = encoded(picture, "PNG")
+        text = b"zTXtx\0\0" + zlib.compress(bytes(size), 9)
+        chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+        return whole[:33] + chunk + whole[33:]
+
+    scanned = encoded(picture.resize((16, 16)), "JPEG", progressive=True)
+    at = scanned.rindex(b"\xff\xda")
+    endless = scanned[:at] + 20_000 * scanned[at:-2] + b"\xff\xd9"
+    frames = [Image.new("L", (500, 500), i) for i in range(100)]
+    cases = [
+        Case("1 x 3,000,000", encoded(Image.new("L", (1, 3_000_000)), "PNG"), 0),
+        Case("3,000,000 x 1", encoded(Image.new("L", (3_000_000, 1)), "PNG"), 0),
+        Case("49 million pixels", encoded(Image.new("1", (7000, 7000)), "PNG"), 0),
+        Case("64 million pixels", encoded(Image.new("1", (8000, 8000)), "PNG"), 413),
+        Case("claims 2 thousand million pixels", claiming(45_000), 413),
+        Case("claims a little more", claiming(3000), 422),
+        Case("20,000 scans", endless, 422),
+        Case("a text of 500 MB", commented(500_000_000), 0),
+        Case("NaN", values(float("nan"), "f4"), 422),
+        Case("infinite", values(float("inf"), "f4"), 422),
+        Case("1e38", values(1e38, "f4"), 422),
+        Case("32-bit integers", values(2e9, "i4"), 422),
+        Case("100 frames", encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), 0),
+        Case("plain text as pixels", b"P3 5000 5000 255 " + b"9 " * 400_000, 422),
+        Case("a page", b"<html><script>alert(1)</script></html>", 422),
+        Case("zeros", bytes(100_000), 422),
+        Case("empty", b"", 422),
+    ]
+    sources = {"JPEG": data} | {f: encoded(picture, f) for f in ("PNG", "WEBP", "TIFF", "BMP")}
+    for name, whole in sources.items():
+        for number in range(4):
+            broken = bytearray(whole)
+            for _ in range(8):
+                place = rng.randrange(min(len(broken), rng.choice([64, 4096, len(broken)])))
+                broken[place] = rng.randrange(256)
+            cases.append(
+                Case(f"damaged {name} {number}", bytes(broken[: 1_000_000 * UPLOAD_MB]), 0)
+            )
+    return cases
 
 
 def load(server: Server, cases: Sequence[Case], requests: int, clients: int, same: float) -> Tally:
@@ -212,7 +295,8 @@ def _compare(
     case: Case, status: int, answer: dict[str, Any], seconds: float, tally: Tally, same: float
 ) -> None:
     difference = 0.0
-    problem = "" if status == case.status else f"status {status}, not {case.status}: {answer}"
+    fine = status == case.status or (case.status == 0 and status in (200, 413, 422))
+    problem = "" if fine else f"status {status}, not {case.status}: {answer}"
     if status == case.status == 200 and case.score is not None:
         difference = abs(answer["score"] - case.score) / max(abs(case.score), 1e-12)
         on_the_edge = case.threshold is not None and abs(case.score - case.threshold) <= same * abs(
@@ -228,7 +312,7 @@ def _compare(
         tally.answered += 1
         tally.statuses[status] += 1
         tally.largest_difference = max(tally.largest_difference, difference)
-        if status == 200:
+        if status == 200 and case.score is not None:
             tally.seconds.append(seconds)
         if problem:
             tally.wrong.append(f"{case.name}: {problem}")
@@ -258,7 +342,11 @@ def measure(
         "largest_relative_difference": max(tally.largest_difference, warm_up.largest_difference),
         "requests_per_second": tally.answered / seconds,
         "latency_ms": {f"p{n}": 1e3 * cuts[n - 1] for n in (50, 95, 99)},
-        "memory_mb": {"after_warm_up": before, "at_the_end": server.megabytes()},
+        "memory_mb": {
+            "after_warm_up": before,
+            "at_the_end": server.megabytes(),
+            "largest": server.megabytes("VmHWM"),
+        },
         "mean_batch": _mean_batch(server.get("/metrics")),
     }
 
@@ -268,15 +356,20 @@ def _mean_batch(exposition: str) -> float:
     return float(values["sum"]) / float(values["count"])
 
 
-def failures(result: dict[str, Any]) -> list[str]:
-    """What is not as it should be, a sentence each."""
+def failures(result: dict[str, Any], growth_mb: float = GROWTH_MB) -> list[str]:
+    """What is not as it should be, a sentence each.
+
+    Args:
+        result: of :func:`measure`.
+        growth_mb: that the server's memory may grow between warm-up and end.
+    """
     memory = result["memory_mb"]
     growth = memory["at_the_end"] - memory["after_warm_up"]
     found = [f"{text}." for text in result["wrong"][:20]]
     if result["lost"]:
         found.append(f"{result['lost']} requests have no answer.")
-    if growth > GROWTH_MB:
-        found.append(f"Memory grew by {growth:.0f} MB, more than {GROWTH_MB} MB.")
+    if growth > growth_mb:
+        found.append(f"Memory grew by {growth:.0f} MB, more than {growth_mb} MB.")
     return found
 
 
@@ -287,12 +380,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--precision", choices=SAME, default="float32")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--hostile", action="store_true", help="files made to do harm")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
     given = parser.parse_args(arguments)
     options = ("--precision", given.precision, "--device", given.device)
     try:
         detector = Detector.load(given.model, device=given.device, precision=given.precision)
-        cases = make_cases(detector, sorted(DEMO_FOLDER.glob("*/test/*/*")))
+        images = sorted(DEMO_FOLDER.glob("*/test/*/*"))
+        broken, every = (hostile(images[0]), 2) if given.hostile else ((), 8)
+        cases = make_cases(detector, images, broken, every)
         with serving(given.model, *options) as server:
             result = measure(server, cases, given.requests, given.clients, SAME[given.precision])
     except GradError as error:
@@ -303,7 +399,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(json.dumps(result, indent=2))
     if given.json is not None:
         write_json(given.json, [result])
-    found = failures(result)
+    found = failures(result, HOSTILE_GROWTH_MB if given.hostile else GROWTH_MB)
     for sentence in found:
         print(sentence, file=sys.stderr)
     return 1 if found else 0

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grad.data.samples import Dataset, Sample
+from grad.data.samples import FULL_WHITE, Dataset, Sample
 from grad.data.scan import count
-from grad.data.survey import Survey
+from grad.data.survey import DEEP, Survey
 
 FEW_IMAGES = 10  # good training images of a class, below which results are rough
 SHRINKING = 4.0  # image sides for each side of the network's input, from which small defects vanish
 TILES = 6.0  # the same, from which tiles are better than larger inputs
 SHAPES = 1.1  # ratio of the widest to the narrowest shape of a class's images
-DARK = 1 / 8  # brightest value of deep images, as a share of the whole range
+DARK = 1 / 8  # brightest value of deep images, as a share of white
 STRETCHING = 2.0  # ratio of the sides of an image from which the square distorts it much
 
 
@@ -31,13 +31,16 @@ class Findings:
     warnings: tuple[str, ...]
 
 
-def examine(dataset: Dataset, survey: Survey, image_size: int) -> Findings:
+def examine(
+    dataset: Dataset, survey: Survey, image_size: int, white_level: int = FULL_WHITE
+) -> Findings:
     """Look for what is wrong with the images of a data set.
 
     Args:
         dataset: what was found in a folder.
         survey: of its images.
         image_size: side of the square that images are resized to, in pixels.
+        white_level: the 16-bit value that counts as white.
     """
     errors = [str(error) for error in survey.unreadable_masks.values()]
     warnings: list[str] = []
@@ -51,7 +54,7 @@ def examine(dataset: Dataset, survey: Survey, image_size: int) -> Findings:
             *_lacking(name, test),
             *_sizes(name, train + test, survey, image_size),
             *_kinds(name, train, test, survey),
-            *_dark(name, train + test, survey),
+            *_dark(name, train + test, survey, white_level),
             *_empty_masks(name, test, survey),
             *_soft_masks(name, test, survey),
         ]
@@ -159,17 +162,29 @@ def _soft_masks(name: str, test: Sequence[Sample], survey: Survey) -> Iterator[s
         )
 
 
-def _dark(name: str, samples: Sequence[Sample], survey: Survey) -> Iterator[str]:
-    """Of 10 or 12 bits that were written into 16."""
-    facts = [survey.images[s.path] for s in samples if s.path in survey.images]
-    deep = [fact for fact in facts if fact.kind == "16-bit grey" or fact.kind == "floating point"]
-    if deep and max(fact.brightest for fact in deep) <= DARK:
-        share = max(fact.brightest for fact in deep)
-        yield (
-            f"{name}: the brightest value of all {deep[0].kind} images is {share:.1%} of what they "
-            "can hold, as of 12-bit data in 16-bit files: the network sees them nearly black; "
-            "multiply their values so that white is white."
-        )
+def _dark(name: str, samples: Sequence[Sample], survey: Survey, white_level: int) -> Iterator[str]:
+    """Nearly black, as of fewer bits than the white level has; or brighter than that."""
+    found = {s.path: survey.images[s.path] for s in samples if s.path in survey.images}
+    remedies = {
+        DEEP: "give --white-level N, what their camera's white is",
+        "floating point": "multiply their values so that white is 1",
+    }
+    usual = "expose them longer; of colours with 16 bits the upper 8 are read: scale them up"
+    for kind in sorted({fact.kind for fact in found.values()}):
+        white, remedy = white_level if kind == DEEP else 1, remedies.get(kind, usual)
+        values = {path: fact.brightest for path, fact in found.items() if fact.kind == kind}
+        share = max(values.values()) / white
+        if share <= DARK:
+            yield (
+                f"{name}: the brightest value of all {kind} images is {share:.1%} of white, which "
+                f"is {white}: the network sees them nearly black; {remedy}."
+            )
+        above = [path for path, value in values.items() if round(value) > white]
+        if above:
+            yield (
+                f"{name}: {count(len(above), 'image')} with values above the white level {white}, "
+                f"which count as white, the first is {above[0]}: give --white-level N."
+            )
 
 
 def _copies(dataset: Dataset, survey: Survey) -> Iterator[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from grad.data.samples import WhiteLevel, check_white_level
 from grad.score.rates import RATE_HELP, Rate, check_rate, check_share
 from grad.system.command_line import argument, class_list, option
 from grad.system.errors import GradError
@@ -22,6 +23,9 @@ class CheckOptions:
     data: Path = argument("Folder of images: MVTec AD or VisA layout, or good images only.")
     classes: str | None = option(None, "Classes to take, as NAME,NAME; none: all of them.")
     image_size: int = option(224, "Side of the square that images are resized to, in pixels.")
+    white_level: WhiteLevel = option(
+        "auto", "Value of 16-bit images that counts as white; auto: what training takes."
+    )
     calibration_share: float = option(
         0.0,
         "Share of each class's good training images kept out of training, for thresholds; 0: all "
@@ -38,6 +42,7 @@ class CheckOptions:
             raise GradError(f"--image-size {self.image_size} is too small: give 16 or more.")
         if self.workers is not None and self.workers < 1:
             raise GradError(f"--workers {self.workers} is too small: give 1 or more.")
+        check_white_level(self.white_level)
         check_share(self.calibration_share)
         check_rate(self.false_alarm_rate)
         self.class_names()

@@ -11,10 +11,11 @@ from rich.table import Table
 from grad.check.findings import examine
 from grad.check.options import CheckOptions
 from grad.data.layouts import survey_dataset
-from grad.data.samples import Dataset, Sample, held_out_count
+from grad.data.samples import Dataset, Sample, WhiteLevel, held_out_count
 from grad.data.summary import show_dataset
-from grad.data.survey import Survey, survey_images
+from grad.data.survey import DEEP, Survey, survey_images
 from grad.data.validation import find_validation
+from grad.data.white_level import describe_white_level, white_level_of
 from grad.score.rates import supported_rate
 from grad.system.devices import default_workers
 from grad.system.errors import GradError
@@ -36,7 +37,8 @@ def check(options: CheckOptions, console: Console) -> None:
     workers = options.workers or default_workers()
     with Progress(console, "images", files) as progress:
         survey = survey_images(dataset, workers, progress.advance)
-    findings = examine(dataset, survey, options.image_size)
+    white_level = _white_level(dataset, survey, options.white_level, console)
+    findings = examine(dataset, survey, options.image_size, white_level)
     validation, lack = _validation(options, dataset)
     errors = [*problems, *findings.errors, *lack]
     show_dataset(dataset, console)
@@ -52,6 +54,16 @@ def check(options: CheckOptions, console: Console) -> None:
     if errors:
         things = "1 thing is" if len(errors) == 1 else f"{len(errors)} things are"
         raise GradError(f"--data {options.data} can't be trained: {things} wrong, see above.")
+
+
+def _white_level(dataset: Dataset, survey: Survey, wanted: WhiteLevel, console: Console) -> int:
+    """What training takes as white of 16-bit images; says so where there are any."""
+    facts = [survey.images[s.path] for s in dataset.train if s.path in survey.images]
+    brightest = round(max((f.brightest for f in facts if f.kind == DEEP), default=0))
+    level = white_level_of(brightest) if wanted == "auto" else wanted
+    if brightest:
+        print_line(describe_white_level(brightest, level), None, console)
+    return level
 
 
 def _validation(

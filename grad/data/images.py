@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from grad.data.picture import Picture, as_floats
-from grad.data.samples import MaskRule
+from grad.data.samples import FULL_WHITE, MaskRule
 from grad.system.errors import GradError
 
 _ORIENTATION_TAG = 0x0112
@@ -70,17 +72,18 @@ def image_size(path: Path) -> tuple[int, int]:
     return height, width
 
 
-def load_image(path: Path, size: tuple[int, int]) -> Tensor:
+def load_image(path: Path, size: tuple[int, int], white_level: int = FULL_WHITE) -> Tensor:
     """Decode an image and resize it straight to ``size``, without keeping the aspect ratio.
 
     Bilinear with Pillow's antialiasing, no crop. The EXIF orientation is applied. Grey becomes
     three equal channels; an alpha channel is dropped, not composited; of several frames the first
-    counts. 8-bit values are divided by 255, 16-bit grey (and 32-bit integer) by 65535, floating
-    point is taken as it is.
+    counts. 8-bit values are divided by 255, 16-bit grey (and 32-bit integer) by the white
+    level, floating point is taken as it is.
 
     Args:
         path: any file that Pillow decodes.
         size: (H, W) in pixels.
+        white_level: the 16-bit value that counts as 1, as does what is above it.
 
     Returns:
         (3, H, W) float32 in [0, 1].
@@ -90,33 +93,34 @@ def load_image(path: Path, size: tuple[int, int]) -> Tensor:
             against decompression bombs), or has values outside the range above.
     """
     try:
-        return image_tensor(_open(path), size)
+        picture = Picture.from_image(_open(path), white_level)
+        return as_floats(picture.resize(size).tensor()).contiguous()
     except Exception as error:
         raise UnreadableImage(path, _reason(path, error)) from error
 
 
-def image_tensor(image: Image.Image, size: tuple[int, int]) -> Tensor:
-    """An image in memory, upright already, as :func:`load_image` gives it.
-
-    Raises:
-        ValueError: values outside the range that :func:`load_image` takes.
-    """
-    return as_floats(Picture.from_image(image).resize(size).tensor()).contiguous()
-
-
-def load_picture(path: Path) -> Picture:
+def load_picture(path: Path, white_level: int = FULL_WHITE) -> Picture:
     """Decode an image, for use at any size.
 
     Args:
         path: any file that Pillow decodes.
+        white_level: as for :func:`load_image`.
 
     Raises:
         UnreadableImage: as for :func:`load_image`.
     """
     try:
-        return Picture.from_image(_open(path))
+        return Picture.from_image(_open(path), white_level)
     except Exception as error:
         raise UnreadableImage(path, _reason(path, error)) from error
+
+
+def brightest_value(path: Path) -> int:
+    """The largest value of a 16-bit grey image; 0 of any other, and of one that can't be read."""
+    with suppress(Exception), Image.open(path) as image:
+        if image.mode[0] == "I":
+            return int(np.asarray(_open(path)).max())
+    return 0
 
 
 def load_mask(path: Path, size: tuple[int, int] | None = None, rule: MaskRule = "any") -> Tensor:
@@ -191,7 +195,7 @@ def _reason(path: Path, error: Exception) -> str:
         return f"it has more than {limit} million pixels; cut it into tiles or make it smaller"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    if path.stat().st_size == 0:
+    if os.path.exists(path) and os.path.getsize(path) == 0:
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
         return "it is no image that Pillow knows, or its header is damaged"

@@ -24,6 +24,7 @@ from grad.data.samples import (
 from grad.data.scan import Reader, Samples, Scan, entries, is_visible
 from grad.data.visa import TABLE, visa_readers
 from grad.system.errors import GradError
+from grad.system.names import check_text
 
 _MASK_ENDING = "_mask"
 _MVTEC_FOLDERS = ("train", "test", "ground_truth")
@@ -97,6 +98,7 @@ def _open(root: Path | str, scan: Scan) -> tuple[Path, str, dict[str, Reader]]:
         raise GradError(f"--data {root} does not exist: give a folder of images.")
     if not root.is_dir():
         raise GradError(f"--data {root} is a file: give the folder that holds the images.")
+    check_text(root.absolute())
     if not any(not path.name.startswith(".") for path in entries(root)):
         raise GradError(f"--data {root} is empty: give {_EXPECTED}.")
     return root, *_recognise(root, scan)
@@ -140,6 +142,7 @@ def _recognise(root: Path, scan: Scan) -> tuple[str, dict[str, Reader]]:
             )
         return "mvtec", {path.name: _mvtec_reader(path) for path in classes}
 
+    check_class_name(own_name, root)
     if _holds_images(root):
         _leave_out(folders, "images are taken from the folder itself", scan)
         return "folder", {own_name: partial(_read_folder, (root,), own_name)}

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from grad.data.samples import FULL_WHITE
+
 _CHANNELS = (1, 3, 4)  # of an array with three axes
 _MOST_BETWEEN = 2**25  # pixels of an image that is resized along one axis
 
@@ -21,32 +23,35 @@ class Picture:
 
     Attributes:
         bands: one image of 8-bit RGB, or one (grey) or three (RGB) of float32 in [0, 1].
+        clipped: whether it held values above the white level, which became 1.
     """
 
     bands: tuple[Image.Image, ...]
+    clipped: bool = False
 
     @classmethod
-    def from_image(cls, image: Image.Image) -> Picture:
+    def from_image(cls, image: Image.Image, white_level: int = FULL_WHITE) -> Picture:
         """Of any of Pillow's modes.
 
         Grey becomes colour; alpha is dropped, not composited; 16-bit grey and 32-bit integers are
-        divided by 65535; floating point is taken as it is.
+        divided by ``white_level``; floating point is taken as it is.
 
         Raises:
-            ValueError: values outside the range of their type above.
+            ValueError: no pixels, values outside the range of their type above.
         """
+        if 0 in image.size:
+            raise ValueError(f"its size is {image.size}, it has no pixels")
         if image.mode[0] in "IF":  # I, I;16, I;16B, ..., F
-            top = 1 if image.mode == "F" else 65535
-            return cls((Image.fromarray(_unit_range(np.asarray(image), top)),))
+            return cls._of_values(np.asarray(image), white_level)
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")
         return cls((image.convert("RGB"),))
 
     @classmethod
-    def from_array(cls, array: NDArray[Any]) -> Picture:
+    def from_array(cls, array: NDArray[Any], white_level: int = FULL_WHITE) -> Picture:
         """Of an array (h, w), (h, w, 1), (h, w, 3) in the order RGB, or (h, w, 4) with alpha.
 
-        uint8; uint16, divided by 65535; floating point in [0, 1]; bool for black and white.
+        uint8; uint16, divided by ``white_level``; floats in [0, 1]; bool for black and white.
 
         Raises:
             ValueError: another shape or dtype, no pixels, NaN, values outside of [0, 1].
@@ -65,9 +70,19 @@ class Picture:
             raise ValueError(
                 f"its dtype is {array.dtype}, GRAD takes uint8, uint16, and floats from 0 to 1"
             )
-        values = _unit_range(array, 65535 if array.dtype == np.uint16 else 1)
+        return cls._of_values(array, white_level)
+
+    @classmethod
+    def _of_values(cls, array: NDArray[Any], white_level: int) -> Picture:
+        """Of (h, w) or (h, w, 3): integers of 16 bits, or floats from 0 to 1."""
+        if array.dtype.kind == "f":
+            values, clipped = _unit_range(array, 1), False
+        else:
+            values = _unit_range(array, FULL_WHITE, white_level)
+            clipped = bool(values.max() > 1)
+            values = values.clip(max=1) if clipped else values
         bands = [values] if values.ndim == 2 else np.moveaxis(values, 2, 0)
-        return cls(tuple(Image.fromarray(np.ascontiguousarray(band)) for band in bands))
+        return cls(tuple(Image.fromarray(np.ascontiguousarray(b)) for b in bands), clipped)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -124,11 +139,13 @@ def collate(pixels: list[Tensor]) -> Tensor:
     return torch.stack([one.permute(1, 2, 0) for one in pixels]).permute(0, 3, 1, 2)
 
 
-def _unit_range(values: NDArray[Any], top: int) -> NDArray[np.float32]:
-    """Values from 0 to ``top`` as float32 from 0 to 1."""
+def _unit_range(
+    values: NDArray[Any], top: int, white_level: int | None = None
+) -> NDArray[np.float32]:
+    """Values from 0 to ``top`` as float32, of which 1 is ``white_level`` (None: ``top``)."""
     low, high = values.min(), values.max()
     if np.isnan(low):
         raise ValueError(f"it holds NaN, GRAD takes 0 to {top}")
     if not (low >= 0 and high <= top):
         raise ValueError(f"its values go from {low:g} to {high:g}, GRAD takes 0 to {top}")
-    return values.astype(np.float32) / np.float32(top)
+    return values.astype(np.float32) / np.float32(white_level or top)

@@ -6,14 +6,19 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from grad.system.errors import GradError
 
 MaskRule = Literal["any", "half"]
 """Which pixels of a mask mark a defect: see :func:`grad.data.images.load_mask`."""
 
+FULL_WHITE = 2**16 - 1
+WhiteLevel: TypeAlias = "int | Literal['auto']"
+"""The value of 16-bit images that counts as white: see :mod:`grad.data.white_level`."""
+
 GOOD = "good"
+_LONGEST_NAME = 200  # bytes; file systems take 255, and endings come on top
 _GOOD_NAMES = frozenset({GOOD, "ok", "normal"})
 
 
@@ -29,6 +34,7 @@ class Sample:
         defect: the kind of defect, ``"good"`` for good images.
         mask: the ground truth image, None for good images and where there is none.
         mask_rule: which of its pixels mark a defect.
+        white_level: the 16-bit value that counts as white (:mod:`grad.data.white_level`).
     """
 
     path: Path
@@ -38,6 +44,7 @@ class Sample:
     defect: str = GOOD
     mask: Path | None = None
     mask_rule: MaskRule = "any"
+    white_level: int = FULL_WHITE
 
 
 @dataclass(frozen=True)
@@ -114,16 +121,24 @@ def is_good(folder: str) -> bool:
     return folder.lower() in _GOOD_NAMES
 
 
+def check_white_level(level: WhiteLevel) -> None:
+    """Raise a GradError for ``--white-level`` that is none."""
+    if level != "auto" and not 1 <= level <= FULL_WHITE:
+        raise GradError(f"--white-level {level} must be from 1 to {FULL_WHITE}, or auto.")
+
+
 def check_class_name(name: str, where: object) -> str:
     """The name, where it is one part of a path and can be shown: results go to folders of classes.
 
     Raises:
         GradError: it is not.
     """
-    if name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
+    odd = name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\")
+    if odd or len(name.encode()) > _LONGEST_NAME:
         raise GradError(
-            f"{where}: {name!r} can't be the name of a class, as results go to a folder of that "
-            "name: leave out slashes, dots alone, and letters that can't be shown."
+            f"{where}: {name[:_LONGEST_NAME]!r} can't be the name of a class, as results go to a "
+            "folder of that name: leave out slashes, dots alone, and letters that can't be shown, "
+            f"and take at most {_LONGEST_NAME} bytes."
         )
     return name
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from grad.data.images import image_suffixes
 from grad.data.samples import Sample
 from grad.system.errors import GradError
+from grad.system.names import check_text
 
 
 @dataclass
@@ -73,9 +74,12 @@ Reader = Callable[[Scan], tuple[Samples, Samples]]
 def entries(folder: Path) -> list[Path]:
     """What a folder holds, by name; nothing where there is no folder."""
     try:
-        return sorted(folder.iterdir()) if folder.is_dir() else []
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
     except OSError as error:
         raise GradError(f"The folder {folder} can't be read: {error.strerror}.") from error
+    for path in found:
+        check_text(path)
+    return found
 
 
 def is_visible(path: Path) -> bool:

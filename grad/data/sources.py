@@ -20,12 +20,14 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.ImageOps import exif_transpose
 from torch import Tensor
 
 from grad.data.images import image_suffixes, load_picture
 from grad.data.picture import Picture
-from grad.system.errors import GradError
+from grad.data.samples import FULL_WHITE
+from grad.system.errors import GradError, first_line
 
 One: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor"
 """A path of an image or a folder, an image in memory, or a batch of them."""
@@ -44,11 +46,13 @@ class Item:
         name: what people know it by: its path, or its place in a video, batch or list.
         key: a relative path, for files that are made of it.
         content: a file, or what was in memory.
+        white_level: the 16-bit value that counts as white (:mod:`grad.data.white_level`).
     """
 
     name: str
     key: str
     content: Path | Image.Image | NDArray[Any]
+    white_level: int = FULL_WHITE
 
     def picture(self) -> Picture:
         """Decode it.
@@ -57,11 +61,12 @@ class Item:
             GradError: it can't be used; says why.
         """
         if isinstance(self.content, Path):
-            return load_picture(self.content)
+            return load_picture(self.content, self.white_level)
         try:
             if isinstance(self.content, Image.Image):
-                return Picture.from_image(ImageOps.exif_transpose(self.content))
-            return Picture.from_array(self.content)
+                image = self.content if 0 in self.content.size else exif_transpose(self.content)
+                return Picture.from_image(image, self.white_level)
+            return Picture.from_array(self.content, self.white_level)
         except Exception as error:  # Pillow's decoders each have their own
             raise GradError(f"{self.name} can't be used: {error}.") from error
 
@@ -165,7 +170,7 @@ def _find(path: str, root: Path | None) -> Iterator[Item]:
 
 def _files(path: Path, root: Path | None = None) -> Iterator[Item]:
     """A file, or all images in a folder and below it, by name."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # also of a name that can't be one
         yield Item(str(path), _key(path, root), path)
         return
     found = False
@@ -195,12 +200,18 @@ def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
 
 def _channels_last(tensor: Tensor, name: str) -> NDArray[Any]:
     """(h, w), (C, h, w) or (B, C, h, w), C 1, 3 or 4, as an array whose last axis is C."""
-    shape = tuple(tensor.shape)
+    try:
+        shape = tuple(tensor.shape)
+        if tensor.is_floating_point():
+            tensor = tensor.to(torch.float32)
+        array: NDArray[Any] = tensor.numpy(force=True)
+    except (TypeError, RuntimeError) as error:  # sparse, quantised, nested, meta
+        reason = first_line(error)
+        raise GradError(
+            f"{name} is a tensor whose values can't be read ({reason}): give a dense one."
+        ) from error
     if len(shape) not in (2, 3, 4) or (len(shape) > 2 and shape[-3] not in (1, 3, 4)):
         raise GradError(f"{name} is a tensor of shape {shape}: give (3, h, w) or (B, 3, h, w).")
-    if tensor.is_floating_point():
-        tensor = tensor.to(torch.float32)
-    array: NDArray[Any] = tensor.detach().cpu().numpy()
     return array if len(shape) == 2 else np.moveaxis(array, -3, -1)
 
 

@@ -13,9 +13,11 @@ import numpy as np
 from PIL import Image
 
 from grad.data.images import UnreadableImage, load_mask, load_picture
-from grad.data.samples import Dataset
+from grad.data.samples import FULL_WHITE, Dataset
 
 _Found = TypeVar("_Found")
+
+DEEP = "16-bit grey"
 
 _MOST_VALUES = 32  # of a mask that numbers its kinds of defects; JPEG and smoothing make more
 _KINDS = {"1": "black and white", "L": "grey", "LA": "grey with alpha", "F": "floating point"}
@@ -29,7 +31,7 @@ class ImageFacts:
         size: (H, W) in pixels, upright.
         kind: its colours in words, such as ``"RGB"``, ``"grey"``, ``"16-bit grey"``.
         digest: of its pixels as they are used; equal pictures have equal ones, whatever the format.
-        brightest: its largest value, where 1 is the largest that its kind can hold.
+        brightest: its largest value; of 16 bits as it is, else from 0 to 1.
     """
 
     size: tuple[int, int]
@@ -104,9 +106,12 @@ def image_facts(path: Path) -> ImageFacts:
     digest = hashlib.sha256(repr((picture.size, picture.bands[0].mode)).encode())
     for band in picture.bands:
         digest.update(band.tobytes())
-    kind = "16-bit grey" if mode.startswith("I;16") else _KINDS.get(mode, mode)
-    deep = picture.bands[0].mode == "F"
-    brightest = max(float(np.asarray(band).max()) for band in picture.bands) if deep else 1.0
+    kind = DEEP if mode[0] == "I" else _KINDS.get(mode, mode)
+    brightest = max(float(np.asarray(band).max()) for band in picture.bands)
+    if mode[0] == "I":
+        brightest *= FULL_WHITE
+    elif mode != "F":
+        brightest /= 255
     return ImageFacts(picture.size, kind, digest.hexdigest(), brightest)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 from grad.system.errors import GradError
 
@@ -25,6 +27,10 @@ class Tiling:
     overlap: int | None = None
 
     def __post_init__(self) -> None:
+        given: dict[str, Any] = {"tile": self.size, "overlap": self.overlap or 0}
+        for name, value in given.items():
+            if not isinstance(value, Integral):
+                raise GradError(f"--{name} {value!r} must be a whole number of pixels.")
         if self.size < SMALLEST:
             raise GradError(f"--tile {self.size} is too small: give {SMALLEST} pixels or more.")
         if not 0 <= self.shared < self.size:

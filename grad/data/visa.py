@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from grad.data.samples import Sample, check_class_name
 from grad.data.scan import Reader, Samples, Scan, count, order
-from grad.system.errors import GradError
+from grad.system.errors import GradError, first_line
 
 TABLE = Path("split_csv", "1cls.csv")
 _COLUMNS = ("object", "split", "label", "image", "mask")
@@ -93,6 +93,13 @@ def _inside(root: Path, entry: str, where: str) -> Path:
     if not entry or relative.is_absolute() or ".." in relative.parts:
         raise GradError(f"{where}: {entry!r} is no path inside {root}.")
     path = root / relative
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+        path.exists()
+    except (OSError, ValueError) as error:  # too long, a zero in it
+        raise GradError(
+            f"{where}: {entry[:200]!r} can't be a path ({first_line(error)})."
+        ) from None
+    if not inside:
         raise GradError(f"{where}: {entry!r} is a link to a place outside {root}.")
     return path

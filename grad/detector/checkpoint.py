@@ -19,11 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from grad.data.samples import FULL_WHITE
 from grad.features.backbone import Backbone, restore_backbone
 from grad.model.grad import GRAD
 from grad.score.thresholds import Calibration
 from grad.system.devices import plain_defaults
-from grad.system.errors import GradError
+from grad.system.errors import GradError, first_line
 from grad.system.files import finish_replacing, replacing
 from grad.system.run_folder import MODEL
 from grad.system.version import __version__
@@ -32,7 +33,7 @@ from grad.system.version import __version__
 _FORMATS = {False: "grad-model/2", True: "grad-model/3"}
 
 _MODEL, _BACKBONE = "model.", "backbone."
-_DIGEST = "digest"
+DIGEST = "digest"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class ModelInfo:
         mean, std: the backbone's normalisation of the three colour channels.
         classes: what the model was trained on.
         epochs: completed epochs.
+        white_level: the 16-bit value that counts as white (:mod:`grad.data.white_level`).
         tile, overlap: what it learned from (:class:`grad.data.tiling.Tiling`); None: whole images.
         grad_version: the version that trained it.
         updates: what it learned since, in order.
@@ -88,6 +90,7 @@ class ModelInfo:
     tile: int | None = None
     overlap: int | None = None
     backbone_inner: bool = False
+    white_level: int = FULL_WHITE
     grad_version: str = __version__
     updates: tuple[Update, ...] = ()
 
@@ -101,6 +104,7 @@ class ModelInfo:
         epochs: int,
         tile: int | None = None,
         overlap: int | None = None,
+        white_level: int = FULL_WHITE,
     ) -> ModelInfo:
         """What belongs to a model that was trained on this backbone's features."""
         return cls(
@@ -115,6 +119,7 @@ class ModelInfo:
             epochs=epochs,
             tile=tile,
             overlap=overlap,
+            white_level=white_level,
         )
 
 
@@ -251,7 +256,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     # Older files have none.
-    if _DIGEST in metadata and metadata[_DIGEST] != _digest(metadata, tensors):
+    if DIGEST in metadata and metadata[DIGEST] != digest(metadata, tensors):
         raise GradError(
             f"The model {path} is damaged (its content is not what was written): copy or train it "
             "again."
@@ -281,15 +286,14 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
         raise GradError(
-            f"The model {path} has a header that does not fit its weights ({reason}): "
+            f"The model {path} has a header that does not fit its weights ({first_line(error)}): "
             "copy or train it again."
         ) from error
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    metadata = metadata | {_DIGEST: _digest(metadata, tensors)}
+    metadata = metadata | {DIGEST: digest(metadata, tensors)}
     with replacing(path) as temporary:
         try:
             save_file(tensors, temporary, metadata)
@@ -297,16 +301,16 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
             raise OSError(str(error)) from error
 
 
-def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+def digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) over every tensor, and all else that a file says."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for name, text in sorted(metadata.items()):
-        if name != _DIGEST:
-            digest.update(f"{name}\0{text}\0".encode())
+        if name != DIGEST:
+            found.update(f"{name}\0{text}\0".encode())
     for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}\0{tensor.dtype} {tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+        found.update(f"{name}\0{tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        found.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def tensors_under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -327,6 +331,8 @@ def _info(metadata: dict[str, str]) -> ModelInfo:
             raise ValueError(f"its {name} is {value!r}")
     if not all(isinstance(name, str) for name in info.classes) or info.image_size < 1:
         raise ValueError(f"its classes are {info.classes}, its image_size {info.image_size}")
+    if type(info.white_level) is not int or not 1 <= info.white_level <= FULL_WHITE:
+        raise ValueError(f"its white_level is {info.white_level!r}")
     return info
 
 

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -270,16 +271,18 @@ class Detector:
             tile, overlap = self.info.tile, self.info.overlap
         tiling = None if tile == 0 else tiling_of(tile, overlap)
         size = self.batch_size if batch_size is None else batch_size
-        for name, value in (("batch-size", size), ("workers", workers)):
-            if value is not None and value < 1:
-                raise GradError(f"--{name} {value} is too small: give 1 or more.")
+        given: dict[str, Any] = {"batch-size": size, "workers": workers}
+        for name, value in given.items():
+            if value is not None and not (isinstance(value, Integral) and int(value) >= 1):
+                raise GradError(f"--{name} {value!r} must be a whole number, 1 or more.")
         if workers is None:
             workers = default_workers(self.device)
             if tiling is not None:  # each holds a large image
                 workers = min(workers, 2)
         self._check_class(class_name)
         judge = _Judge(self._engine, class_name, self.calibration, tiling, keep_images)
-        items = items_of(sources)
+        level = self.info.white_level
+        items = (replace(item, white_level=level) for item in items_of(sources))
         found = work_in_threads(items, judge, size=1 if tiling else size, workers=workers)
         return _without_errors(found, on_error)
 
@@ -358,6 +361,7 @@ class _Judge:
             limit=None,
             item=item,
             decoded=picture if self.keep_images else None,
+            clipped=picture.clipped,
         )
         if self.calibration is None:
             return result
@@ -393,7 +397,7 @@ def _without_errors(
 def _is_one(images: object) -> bool:
     """Whether it is one image: not a folder, a batch or a list."""
     if isinstance(images, (str, os.PathLike)):
-        return not Path(images).expanduser().is_dir()
+        return not os.path.isdir(Path(images).expanduser())
     if isinstance(images, (np.ndarray, Tensor)):
         return images.ndim < 4
     return isinstance(images, (Image.Image, Item))

@@ -33,6 +33,7 @@ class Result:
         p_value: how seldom a good image is as odd: (1 + good images at least as odd) / (n + 1), of
             the n good images that the threshold was made from; None where the model has none.
         p_resolution: the smallest that ``p_value`` can be, 1 / (n + 1).
+        clipped: whether it has 16-bit values above the model's white level, which count as white.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Result:
     decoded: Picture | None = field(default=None, repr=False)
     p_value: float | None = None
     p_resolution: float | None = None
+    clipped: bool = False
 
     @cached_property
     def map_maximum(self) -> float:

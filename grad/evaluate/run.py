@@ -15,6 +15,7 @@ from grad.data.samples import Dataset, Sample
 from grad.data.summary import show_dataset
 from grad.data.survey import check_masks
 from grad.data.tiling import tiling_of
+from grad.data.white_level import with_white_level
 from grad.detector.checkpoint import (
     LoadedModel,
     load_calibration,
@@ -68,6 +69,7 @@ def assess(options: EvaluateOptions, console: Console) -> Path:
     models = [load_checkpoint(file, device) for file in files]
     shares = _shares(models, dataset)
     check_masks(dataset)
+    dataset, _ = with_white_level(dataset, models[0].info.white_level, _workers(options))
     show_dataset(dataset, console)
     with output_folder(options.out, f"{dataset.root.resolve().name}-evaluation") as out:
         test = _features(dataset.test, models[0], options, console)
@@ -86,6 +88,7 @@ def assess(options: EvaluateOptions, console: Console) -> Path:
         settings = {
             "models": [str(file.absolute()) for file in files],
             "backbone": models[0].info.backbone,
+            "white_level": models[0].info.white_level,
             **test_settings(test, image_size, None),
         }
         results.write(
@@ -166,9 +169,11 @@ def _shares(models: Sequence[LoadedModel], dataset: Dataset) -> list[tuple[str, 
     """
     if len(models) == 1:
         return [dataset.classes]
-    if len({(m.info.backbone_fingerprint, m.info.image_size) for m in models}) > 1:
+    infos = [loaded.info for loaded in models]
+    if len({(i.backbone_fingerprint, i.image_size, i.white_level) for i in infos}) > 1:
         raise GradError(
-            "The models differ in their backbone or image size: evaluate one after the other."
+            "The models differ in backbone, image size or white level: evaluate one after the "
+            "other."
         )
     known = {name for loaded in models for name in loaded.info.classes}
     unknown = [name for name in dataset.classes if name not in known]

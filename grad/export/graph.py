@@ -163,6 +163,7 @@ def facts(info: ModelInfo, columns: Sequence[Column], resize: Resize) -> dict[st
         "columns": json.dumps([column.name for column in columns]),
         "thresholds": json.dumps([asdict(column.threshold) for column in columns]),
         "image_size": str(info.image_size),
+        "white_level": str(info.white_level),
         "resize": resize,
     }
 

@@ -29,10 +29,9 @@ from grad.features.weights import (
     download_model,
     fill_weights,
     find_package_weights,
-    first_line,
     read_weights,
 )
-from grad.system.errors import GradError
+from grad.system.errors import GradError, first_line
 
 
 class Backbone(nn.Module):

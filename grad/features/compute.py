@@ -31,7 +31,7 @@ from torch import Tensor
 from grad.data.images import UnreadableImage, image_size, load_image, load_picture
 from grad.data.mosaic import Mosaic
 from grad.data.picture import as_floats
-from grad.data.samples import Sample
+from grad.data.samples import FULL_WHITE, Sample
 from grad.data.tiling import Tiling
 from grad.features.features import Features
 from grad.features.store import FORMAT, FeatureFile, Maps, StoredMaps
@@ -104,7 +104,7 @@ def compute_features(
     with ThreadPoolExecutor(max(1, workers)) as pool:
         keys = distributed.shared(
             [
-                _key(g, _base(backbone, image_size, tiling), cache, pool)
+                _key(g, _base(backbone, image_size, tiling, g[0].white_level), cache, pool)
                 for g in distributed.shard(groups)
             ]
         )
@@ -189,8 +189,9 @@ class _Cut:
     def decode(self, sample: Sample) -> list[Tensor]:
         """All of an image, (3, S, S), floats in [0, 1] or uint8."""
         if self.tiling is None:
-            return [load_image(sample.path, (self.image_size, self.image_size))]
-        picture = load_picture(sample.path)
+            size = (self.image_size, self.image_size)
+            return [load_image(sample.path, size, sample.white_level)]
+        picture = load_picture(sample.path, sample.white_level)
         return list(Mosaic.of_image(self.tiling, picture.size, self.image_size).cut(picture))
 
 
@@ -292,9 +293,11 @@ def _report_unreadable(
         print_line(f"{name}: {count} {split} images left out.", None, console)
 
 
-def _base(backbone: FeatureExtractor, size: int, tiling: Tiling | None) -> str:
+def _base(backbone: FeatureExtractor, size: int, tiling: Tiling | None, white_level: int) -> str:
     """What the features of every image depend on."""
     base = f"{FORMAT} {backbone.fingerprint} {size}"
+    if white_level != FULL_WHITE:
+        base += f" white {white_level}"
     return base if tiling is None else f"{base} tiles {tiling.size} {tiling.shared}"
 
 
@@ -308,15 +311,15 @@ def _key(samples: Sequence[Sample], base: str, cache: Path, pool: ThreadPoolExec
     seen, changed = _state(base, paths)
     memory = cache / f"{seen}.key"
     with suppress(OSError, ValueError):
-        known = memory.read_text()
-        if len(bytes.fromhex(known)) == hashlib.sha256().digest_size:
+        of, _, known = memory.read_text().partition(" ")
+        if of == seen and len(bytes.fromhex(known)) == hashlib.sha256().digest_size:
             return known
     key = hashlib.sha256(base.encode())
     for digest in pool.map(_digest_or_nothing, paths):
         key.update(digest.encode() + b" ")
     if changed < start - _SETTLED:
         with suppress(GradError), replacing(memory) as temporary:
-            temporary.write_text(key.hexdigest())
+            temporary.write_text(f"{seen} {key.hexdigest()}")
     return key.hexdigest()
 
 

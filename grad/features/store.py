@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from grad.system.errors import GradError
+from grad.system.errors import GradError, first_line
 from grad.system.files import replacing
 
 FORMAT = "grad-features/2"  # part of every key: raise it when the files' meaning changes
@@ -117,7 +117,7 @@ class FeatureFile:
                 return "its record is another file's"
             return "" if maps.checksums(pool) == record["crc32"] else "its checksum is wrong"
         except Exception as error:  # whatever is in it, it can be made again
-            return (str(error).splitlines() or [type(error).__name__])[0]
+            return first_line(error)
 
     def open(self) -> tuple[StoredMaps, dict[int, str]]:
         """The rows, and why some of them have no image."""

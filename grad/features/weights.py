@@ -20,7 +20,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_c
 from huggingface_hub.errors import EntryNotFoundError, OfflineModeIsEnabled
 from torch import Tensor, nn
 
-from grad.system.errors import GradError
+from grad.system.errors import GradError, first_line
 
 DEFAULT_BACKBONE = "tf_efficientnet_b4"
 BUILT_IN_BACKBONE = "tf_efficientnet_lite0"
@@ -151,11 +151,6 @@ def fill_weights(model: nn.Module, tensors: dict[str, Tensor], name: str, source
         if not tensors[key].isfinite().all():
             raise GradError(f"{source} is damaged: {key} holds values that are not finite.")
         target.copy_(tensors[key])
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, without its full stop."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(". ")
 
 
 def _tagged(name: str) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import grad.ops
 from grad.ops import Jitter, library, reference
+from grad.system.errors import first_line
 
 TOLERANCE = 1e-5  # of the largest magnitude of each result, for float32
 
@@ -62,7 +63,7 @@ def self_check(device: torch.device) -> Iterator[Outcome]:
         try:
             outputs, gradients = _run(case, grad.ops, [t.to(device) for t in case.inputs])
         except RuntimeError as error:  # such as a device that nothing was compiled for
-            yield Outcome(case.name, str(device), math.nan, None, str(error).splitlines()[0])
+            yield Outcome(case.name, str(device), math.nan, None, first_line(error))
             continue
         yield Outcome(
             case.name,

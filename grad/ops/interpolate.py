@@ -34,7 +34,8 @@ def interpolate(
         padding: what lies outside: ``"zeros"``, or the ``"border"`` cells repeated.
 
     Returns:
-        (N, C), dtype of ``grid``. A row with a NaN coordinate is NaN.
+        (N, C), dtype of ``grid``. A row with a NaN coordinate is NaN; one that reads an infinity
+        is infinite or NaN.
 
     Raises:
         ValueError: if a shape, a device or an option does not fit.

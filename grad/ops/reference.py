@@ -48,8 +48,7 @@ def interpolate(
         x = (x + 1) / 2 * (size - 1) if align_corners else ((x + 1) * size - 1) / 2
         if padding == "border":
             x = torch.where((x > 0) & (x < size - 1), x, x.detach().clamp(0, size - 1))
-        # Beyond one cell outside nothing changes any more; keeps infinities out of the arithmetic.
-        x = torch.where((x >= -1) & (x < size), x, x.detach().nan_to_num(-1.0).clamp(-1, size))
+        x = torch.where((x >= -1) & (x < size), x, -2)  # neither cell beside it is in the grid
         floor = x.detach().floor()
         lower.append(floor.long())
         fraction.append(x - floor)
@@ -65,7 +64,8 @@ def interpolate(
             valid = valid & (cell >= 0) & (cell < sizes[axis])
             index = index * sizes[axis] + cell.clamp(0, sizes[axis] - 1)
             weight = weight * (fraction[axis] if corner[axis] else 1 - fraction[axis])
-        out = out + torch.where(valid, weight, 0)[:, None] * flat[index]
+        # Of cells outside not even infinities and NaN count.
+        out = out + weight[:, None] * torch.where(valid[:, None], flat[index], 0)
 
     # NaN rows are NaN, and so is their gradient; other rows get an exact zero.
     nan = torch.where(nan_row[:, None], given, 0).sum(dim=1, keepdim=True).square()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from itertools import chain, islice
 from pathlib import Path
 
 import torch
-from PIL import Image
 from rich.console import Console
 
 from grad.data.sources import Item, count_items, find_items, is_live
@@ -49,8 +47,6 @@ def predict_all(options: PredictOptions) -> int:
 
 
 def _predict_all(options: PredictOptions, device: torch.device) -> int:
-    # Pillow's warning from half of its limit on: large images are what tiles are for.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     console = Console(stderr=True)
     items = _items(options)
     first = next(items, None)  # so that a wrong path is said before a model is loaded
@@ -156,7 +152,7 @@ class _Run:
     def __init__(self, options: PredictOptions, detector: Detector, console: Console) -> None:
         self.options, self.detector, self.console = options, detector, console
         self.out: _Out | None = None
-        self.images = self.anomalous = self.skipped = 0
+        self.images = self.anomalous = self.skipped = self.clipped = 0
         known = detector.calibration
         self._watch = None if known is None else DriftWatch(known.good(options.class_name))
         self._stdout = sys.stdout  # not what a progress bar puts in its place
@@ -198,8 +194,9 @@ class _Run:
 
     def add_other_processes(self) -> None:
         """Count what all processes have seen."""
-        counts = distributed.shared((self.images, self.anomalous, self.skipped))
-        self.images, self.anomalous, self.skipped = map(sum, zip(*counts, strict=True))
+        mine = (self.images, self.anomalous, self.skipped, self.clipped)
+        counts = map(sum, zip(*distributed.shared(mine), strict=True))
+        self.images, self.anomalous, self.skipped, self.clipped = counts
 
     def report(self) -> None:
         """Say in a line what was found."""
@@ -210,12 +207,16 @@ class _Run:
             parts.append(f"{self.anomalous:,} anomalous")
         if self.skipped:
             parts.append(f"{self.skipped:,} left out, as they can't be read")
+        if self.clipped:
+            level = self.detector.info.white_level
+            parts.append(f"{self.clipped:,} with values above {level}, which count as white")
         if self.out is not None:
             parts.append(f"results in {self.out.folder}")
         print_line("; ".join(parts), None, self.console)
 
     def _add(self, result: Result) -> None:
         self.images += 1
+        self.clipped += result.clipped
         self.anomalous += result.limit is not None and result.is_anomalous
         if self._watch is not None and self._watch.add(result.score, result.map_maximum):
             print_line(f"{printable(result.name)}: {DRIFT}", "yellow", self.console)

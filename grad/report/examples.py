@@ -243,7 +243,7 @@ def _load(sample: Sample, longest: int) -> tuple[Image.Image, Tensor | None]:
     factor = longest / max(height, width)
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     mask = None if sample.mask is None else load_mask(sample.mask, size, sample.mask_rule)
-    pixels = (load_image(sample.path, size) * 255).round().to(torch.uint8)
+    pixels = (load_image(sample.path, size, sample.white_level) * 255).round().to(torch.uint8)
     return Image.fromarray(pixels.permute(1, 2, 0).numpy()), mask
 
 

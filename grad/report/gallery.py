@@ -157,7 +157,8 @@ def _thumbnail(shown: Shown, side: int) -> Thumbnail:
     thumbnail = mask = b""
     try:
         size = _fitted(image_size(sample.path), side)
-        pixels = (load_image(sample.path, size) * 255.0).round().to(torch.uint8)
+        image = load_image(sample.path, size, sample.white_level)
+        pixels = (image * 255.0).round().to(torch.uint8)
         thumbnail = _webp(Image.fromarray(pixels.permute(1, 2, 0).numpy()), _QUALITY)
         if sample.mask is not None:
             mask = _encode_mask(load_mask(sample.mask, rule=sample.mask_rule))

@@ -98,7 +98,7 @@ def read_records(path: Path) -> list[ImageRecord]:
         GradError: no such file, or a line that is no record.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise GradError(
             f"{path} does not exist: the run was not evaluated; give --data DIR to do so."
@@ -107,6 +107,7 @@ def read_records(path: Path) -> list[ImageRecord]:
         raise GradError(
             f"{path} can't be read ({error}): evaluate again with --data DIR."
         ) from None
+    lines = text.split("\n")[: -1 if text.endswith("\n") else None] if text else []
     return [_record(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 
 
@@ -117,7 +118,7 @@ def _record(line: str, where: str) -> ImageRecord:
             if not isinstance(getattr(record, name), kind):
                 raise TypeError(f"{name} is {getattr(record, name)!r}")
         return replace(record, score=_number(record.score), map_maximum=_number(record.map_maximum))
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise GradError(
             f"{where} is no record of an image ({error}): evaluate again with --data DIR."
         ) from None

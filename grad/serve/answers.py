@@ -154,6 +154,7 @@ def judge(
     p_value, resolution = (
         calibration.p_value(score, maximum, class_name) if calibration else (None, None)
     )
+    clipped = "Values above the model's white level count as white." if picture.clipped else None
     return Prediction(
         name=name,
         class_name=class_name,
@@ -166,7 +167,7 @@ def judge(
         p_resolution=resolution,
         width=picture.size[1],
         height=picture.size[0],
-        note=None if row else NO_CALIBRATION,
+        note=clipped if row else NO_CALIBRATION,
     )
 
 

@@ -156,7 +156,7 @@ class Inspector:
         return anomaly_map, score
 
     def _decode(self, upload: Upload) -> tuple[Picture, Tensor]:
-        picture = decode(upload, self.settings)
+        picture = decode(upload, self.settings, self.scorer.info.white_level)
         size = self.scorer.image_size
         return picture, picture.resize((size, size)).tensor()
 

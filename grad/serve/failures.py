@@ -7,6 +7,8 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
+from grad.system.errors import first_line
+
 
 class Refused(HTTPException):
     """A request that is not answered with a result.
@@ -73,10 +75,8 @@ def wrong_parameter(error: Mapping[str, Any]) -> Refused:
 
 def failed(error: Exception) -> Refused:
     """500: the network failed, which is no fault of the image."""
-    reason = (str(error).splitlines() or [""])[0].rstrip(".")
-    return Refused(
-        500, f"Scoring failed ({type(error).__name__}: {reason}): the server's log says more."
-    )
+    reason = f"{type(error).__name__}: {first_line(error)}"
+    return Refused(500, f"Scoring failed ({reason}): the server's log says more.")
 
 
 def queue_full(limit: int) -> Refused:

@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from grad.data.images import check_scans
 from grad.data.picture import Picture
+from grad.data.samples import FULL_WHITE
 from grad.serve import failures
 from grad.serve.settings import ServeSettings
 
@@ -132,7 +133,7 @@ async def _timely(request: Request, settings: ServeSettings) -> AsyncGenerator[b
         yield chunk
 
 
-def decode(upload: Upload, settings: ServeSettings) -> Picture:
+def decode(upload: Upload, settings: ServeSettings, white_level: int = FULL_WHITE) -> Picture:
     """The first frame of an image file, upright.
 
     Raises:
@@ -146,7 +147,7 @@ def decode(upload: Upload, settings: ServeSettings) -> Picture:
                 raise _too_many_pixels(f"{width} x {height} pixels", settings)
             check_scans(image, lambda: upload.data)
             image.load()
-            return Picture.from_image(ImageOps.exif_transpose(image))
+            return Picture.from_image(ImageOps.exif_transpose(image), white_level)
     except failures.Refused:
         raise
     except Image.DecompressionBombError:

@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
 
 from grad.system.allocator import suit_large_tensors
 from grad.system.errors import GradError, raise_once
-from grad.system.names import printable, wrapped
+from grad.system.names import check_text, printable, wrapped
 
 _Options = TypeVar("_Options")
 
@@ -111,6 +112,8 @@ def run_command(work: Callable[[], int | None], interrupted: str = "Interrupted.
     """
     suit_large_tensors()
     _prepare_streams()
+    # Of large images, and of details in files that it can read in spite of them.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         code = work() or 0
         sys.stdout.flush()
@@ -175,6 +178,8 @@ def _parse(
     try:
         values = parser.parse_args(arguments, defaults=defaults)
     except (ArgumentError, TypeError, ValueError, OSError) as error:
+        for text in sys.argv[1:] if arguments is None else arguments:
+            check_text(text)
         raise GradError(_one_sentence(str(error))) from None
     names = [field.name for field in dataclasses.fields(kind)]
     return {name: values[key(name)] for name in names if key(name) in values}

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from grad.system.distributed import local_device
-from grad.system.errors import GradError
+from grad.system.errors import GradError, first_line
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -28,9 +28,11 @@ def find_device(name: str | torch.device) -> torch.device:
     chosen = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = local_device(torch.device(chosen if name == "auto" else name))
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("GRAD runs on cpu and cuda")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = first_line(error)
         raise GradError(f"--device {name} can't be used ({reason}): try --device cpu.") from error
     return device
 

@@ -24,6 +24,11 @@ class StoppedElsewhere(GradError):
         return ""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or else its kind, without a full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+
+
 def raise_once(function: Callable[[], T]) -> T:
     """Call, before processes have joined, a function that does the same in all of them.
 

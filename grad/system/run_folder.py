@@ -56,7 +56,8 @@ def empty_folder(out: Path) -> Path:
     folder = out.expanduser()
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        occupied = any(folder.iterdir())
+        # Half-written files of a process that was killed are none.
+        occupied = any(not path.match(".*.tmp") for path in folder.iterdir())
     if occupied:
         raise GradError(f"--out {folder} is not empty: choose another folder, or empty it.")
     return folder

@@ -11,9 +11,11 @@ from grad.data.layouts import find_dataset
 from grad.data.samples import Dataset, Sample, few_shot
 from grad.data.survey import check_masks
 from grad.data.validation import find_validation
+from grad.data.white_level import with_white_level
 from grad.features.backbone import Backbone
 from grad.features.compute import compute_features
 from grad.features.features import Features
+from grad.system.devices import default_workers
 from grad.train.options import TrainOptions
 from grad.train.plan import TrainPlan
 
@@ -29,7 +31,8 @@ def find_images(options: TrainOptions) -> tuple[Dataset, tuple[Sample, ...]]:
     if options.validation is not None:
         validation = find_validation(options.validation, dataset.classes, dataset.train)
     check_masks(dataset)
-    return dataset, validation
+    workers = options.workers or default_workers()
+    return with_white_level(dataset, options.white_level, workers, validation)
 
 
 def compute_features_of(

@@ -57,7 +57,7 @@ class ModelTraining:
             self._say_what_it_takes(model, tiles)
         result = self._fit(model, tiles, folder)
         if distributed.is_main():
-            save_checkpoint(file, model, self.backbone, self._info(classes, result.epochs))
+            save_checkpoint(file, model, self.backbone, self._info(split, result.epochs))
         if result.interrupted:
             self._say_interrupted(result, file)
             raise KeyboardInterrupt
@@ -128,14 +128,15 @@ class ModelTraining:
         self.results.set_good(scores, maxima)
         return calibrate(scores, maxima, split.sources, options.false_alarm_rate)
 
-    def _info(self, classes: tuple[str, ...], epochs: int) -> ModelInfo:
+    def _info(self, split: TrainingSplit, epochs: int) -> ModelInfo:
         return ModelInfo.of(
             self.backbone,
             image_size=self.plan.image_size,
-            classes=classes,
+            classes=split.classes,
             epochs=epochs,
             tile=self.plan.options.tile,
             overlap=self.plan.options.overlap,
+            white_level=split.training.samples[0].white_level,
         )
 
     def _announce(self, model: GRAD, classes: tuple[str, ...]) -> None:

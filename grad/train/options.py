@@ -12,7 +12,7 @@ from typing import Literal
 
 import yaml
 
-from grad.data.samples import MaskRule
+from grad.data.samples import FULL_WHITE, MaskRule, WhiteLevel, check_white_level
 from grad.data.tiling import Tiling, tiling_of
 from grad.model.presets import JitterMode, Lookup, Parts, Preset, Refine
 from grad.score.rates import RATE_HELP, Rate, check_rate, check_share
@@ -87,6 +87,11 @@ class TrainOptions:
     image_size: int | None = option(
         None,
         "Side of the square that images are resized to, in pixels; none: 224, with grad-plus 320.",
+    )
+    white_level: WhiteLevel = option(
+        "auto",
+        "Value of 16-bit images that counts as white, as 4095 of 12 bits; auto: 1023, 4095 or "
+        "16383 where the brightest training value uses the highest of so many bits, else 65535.",
     )
     tile: int | None = option(
         None,
@@ -177,6 +182,7 @@ class TrainOptions:
                 raise GradError(f"{flag(name)} must be above 0, not {getattr(self, name)}.")
         check_share(self.calibration_share)
         check_rate(self.false_alarm_rate)
+        check_white_level(self.white_level)
         self.class_names()
         self.tiling()
         if self.group is not None:
@@ -231,6 +237,8 @@ def _parse_both(arguments: Sequence[str] | None) -> TrainOptions:
         return options
     stored = _parse(["--config", str(find_options(options.resume))])
     given = given_options(TrainOptions, arguments, config_file=True)
+    if stored.white_level == "auto":  # a run from before it was known
+        stored = dataclasses.replace(stored, white_level=FULL_WHITE)
     changed = allowed_changes(options.resume, dataclasses.asdict(stored), given)
     return dataclasses.replace(stored, out=options.resume, **changed)
 
@@ -253,4 +261,5 @@ def write_options(path: Path, options: TrainOptions) -> None:
         if name not in ("out", "resume")
     }
     with replacing(path) as temporary:
-        temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        temporary.write_text(text, encoding="utf-8")

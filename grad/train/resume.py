@@ -81,7 +81,7 @@ def is_complete(run: Path, epochs: int) -> bool:
     Raises:
         GradError: it is to have more epochs, but what training goes on from is gone.
     """
-    with suppress(OSError, ValueError, KeyError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # of other JSON
         done = json.loads((run / METRICS).read_text())["settings"]["epochs"]
         if done == epochs:
             return (run / REPORT).is_file()
@@ -94,5 +94,8 @@ def is_complete(run: Path, epochs: int) -> bool:
 
 
 def remove_results(run: Path) -> None:
-    """Remove what says that a run is complete, as its training goes on."""
+    """Remove what says that a run is complete, as its training goes on, and half-written files."""
     (run / METRICS).unlink(missing_ok=True)
+    for pattern in (".*.tmp", ".tmp*"):  # ours, and those of safetensors
+        for leftover in run.rglob(pattern):
+            leftover.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ judged (:mod:`grad.train.model`); what the report says of all that is in :mod:`g
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,6 +59,7 @@ def _run(options: TrainOptions, device: torch.device, console: Console) -> Path:
     if options.resume is not None and distributed.from_main(lambda: _has_ended(options, console)):
         return options.resume
     dataset, validation = distributed.from_main(lambda: find_images(options))
+    options = dataclasses.replace(options, white_level=dataset.train[0].white_level)
     show_dataset(dataset, console)
     plan = make_plan(options, device, len(dataset.train))
     with _run_folder(plan, dataset) as out, deterministic(plan.device):

@@ -20,9 +20,9 @@ from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from grad.detector.checkpoint import tensors_under
+from grad.detector.checkpoint import DIGEST, digest, tensors_under
 from grad.system import distributed
-from grad.system.errors import GradError
+from grad.system.errors import GradError, first_line
 from grad.system.files import replacing
 from grad.system.run_folder import HISTORY, STATE
 
@@ -42,6 +42,18 @@ class History:
     loss: tuple[float, ...] = ()
     learning_rate: tuple[float, ...] = ()
     seconds: tuple[float, ...] = ()
+
+    @classmethod
+    def read(cls, text: str) -> History:
+        """From JSON.
+
+        Raises:
+            ValueError, TypeError, AttributeError: it is none.
+        """
+        history = cls(**{name: tuple(map(float, row)) for name, row in json.loads(text).items()})
+        if not len(history.loss) == len(history.learning_rate) == len(history.seconds):
+            raise ValueError("its history is not as long in all parts")
+        return history
 
     @property
     def epochs(self) -> int:
@@ -96,16 +108,15 @@ class TrainingState:
         content, metadata = found
         path = self._path()
         try:
-            self._check(metadata)
             tensors = load(content)
-            history = json.loads(metadata["history"])
+            self._check(metadata, tensors)
+            history = History.read(metadata["history"])
             self._put(tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise GradError(
-                f"{path} does not fit this training ({reason}): train in another folder."
+                f"{path} does not fit this training ({first_line(error)}): train in another folder."
             ) from error
-        return History(**{name: tuple(values) for name, values in history.items()})
+        return history
 
     def save(self, history: History) -> None:
         """Keep the state as it is now; files are written while training goes on.
@@ -153,13 +164,15 @@ class TrainingState:
             "belongs_to": json.dumps(self._belongs_to),
             "history": json.dumps(asdict(history)),
         }
+        metadata |= {DIGEST: digest(metadata, tensors)}
+        # First, as an epoch that is known here alone is trained and written again.
+        with replacing(self._path().with_name(HISTORY)) as temporary:
+            temporary.write_text(json.dumps(asdict(history), indent=2) + "\n")
         with replacing(self._path()) as temporary:
             try:
                 save_file(tensors, temporary, metadata)
             except SafetensorError as error:  # its way to report a full disk
                 raise OSError(str(error)) from error
-        with replacing(self._path().with_name(HISTORY)) as temporary:
-            temporary.write_text(json.dumps(asdict(history), indent=2) + "\n")
 
     def _content(self) -> tuple[bytes, dict[str, str]] | None:
         """The file's bytes and its metadata; None where there is no file."""
@@ -175,9 +188,11 @@ class TrainingState:
                 f"{path} is damaged ({error}): remove it, and training begins anew."
             ) from error
 
-    def _check(self, metadata: Mapping[str, str]) -> None:
+    def _check(self, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
         if metadata.get("format") != FORMAT:
             raise ValueError(f"its format is {metadata.get('format')}, not {FORMAT}")
+        if DIGEST in metadata and metadata[DIGEST] != digest(metadata, tensors):  # older have none
+            raise ValueError("its content is not what was written")
         found = json.loads(metadata["belongs_to"])
         other = [name for name, value in self._belongs_to.items() if found.get(name) != value]
         if other:

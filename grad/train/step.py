@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from grad.model.grad import GRAD
 from grad.ops import draw_state
 from grad.system import distributed
-from grad.system.errors import GradError
+from grad.system.errors import GradError, first_line
 from grad.train.batch_norm import synchronized
 
 
@@ -112,5 +112,5 @@ class _Loss(nn.Module):
         try:
             return self._compiled(images, *jitter_state)[0]
         except torch._dynamo.exc.TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise GradError(f"--compile does not work here ({reason}): leave it out.") from error

@@ -268,7 +268,18 @@ def test_dark_data_of_12_bits_are_named(check, data):
         grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16
         Image.fromarray(grey).save(path)
     _, out, _ = check()
+    assert "White of 16-bit images is 4095" in out and "nearly black" not in out
+    _, out, _ = check("--white-level", "65535")
+    assert "White of 16-bit images is 65535" in out
     assert re.search(r"one: the brightest value of all 16-bit grey images is \d\.\d%", out)
+
+
+def test_dark_colours_are_named(check, data):
+    """As of 12 bits in files of 16, of which Pillow reads the upper 8."""
+    for path in (data / "one").rglob("t*/*/*.png"):
+        Image.fromarray(np.asarray(Image.open(path).convert("RGB")) // 16).save(path)
+    _, out, _ = check()
+    assert re.search(r"one: the brightest value of all RGB images is \d\.\d% of white", out)
 
 
 def test_masks_with_grey_edges_are_named(check, data):

@@ -329,12 +329,57 @@ def test_bad_models_and_devices_are_one_sentence(run, tmp_path):
     ):
         with pytest.raises(GradError, match=words):
             Detector.load(path)
-    with pytest.raises(GradError, match="--device gpu can't be used"):
-        Detector.load(run, device="gpu")
+    for name in ("gpu", "meta"):
+        with pytest.raises(GradError, match=f"--device {name} can't be used"):
+            Detector.load(run, device=name)
     with pytest.raises(GradError, match="--false-alarm-rate 2 must be between 0 and 1"):
         Detector.load(run, false_alarm_rate=2)
-    with pytest.raises(GradError, match="--batch-size 0 is too small"):
+    with pytest.raises(GradError, match="--batch-size 0 must be a whole number, 1 or more"):
         Detector.load(run).stream(pixels(), batch_size=0)  # at once, not when it is read
+
+
+NO_IMAGES = {
+    "0 x 0": lambda: Image.new("RGB", (0, 0)),
+    "0 x 7": lambda: Image.new("L", (0, 7)),
+    "array without pixels": lambda: np.zeros((0, 0, 3), np.uint8),
+    "complex": lambda: torch.rand(3, 9, 9) * 1j,
+    "meta": lambda: torch.rand(3, 9, 9, device="meta"),
+    "nested": lambda: torch.nested.nested_tensor([torch.rand(3, 4, 4), torch.rand(3, 5, 5)]),
+    "objects": lambda: np.array([[None] * 3] * 3),
+    "path with a zero": lambda: "a\0b.png",
+    "path too long": lambda: "a" * 5000,
+    "quantised": lambda: torch.quantize_per_tensor(torch.rand(3, 9, 9), 0.1, 0, torch.quint8),
+    "sparse": lambda: torch.rand(3, 9, 9).to_sparse(),
+}
+
+
+@pytest.mark.parametrize("kind", NO_IMAGES)
+@pytest.mark.filterwarnings("ignore")  # torch's, of its prototypes
+def test_what_is_no_image_is_one_sentence(detector, kind):
+    with pytest.raises(GradError, match="can't be"):
+        detector.predict(NO_IMAGES[kind]())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"workers": -1},
+        {"workers": "2"},
+        {"batch_size": 2.5},
+        {"tile": "64"},
+        {"tile": 6.4},
+        {"tile": 64, "overlap": "3"},
+    ],
+)
+def test_numbers_of_another_kind_are_one_sentence(detector, options):
+    with pytest.raises(GradError, match="must be a whole number"):
+        detector.stream(pixels(), **options)
+
+
+def test_a_negated_view_is_read_as_what_it_means(detector):
+    values = torch.rand(3, 9, 9)
+    view = torch._neg_view(-values)
+    assert detector.predict(view).score == detector.predict(values).score
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])

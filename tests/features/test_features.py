@@ -250,6 +250,18 @@ def test_images_that_nobody_touched_are_not_read_again(samples, compute, monkeyp
     assert again.images == 20
 
 
+def test_what_is_known_of_other_images_is_not_believed(samples, compute, tmp_path, monkeypatch):
+    """The two files that remember a class's key, exchanged; both classes have as many images."""
+    monkeypatch.setattr("grad.features.compute._SETTLED", -1.0)
+    few = [*samples[:3], *samples[20:]]
+    before = compute(FakeBackbone(), few).batch(range(6))
+    one, other = (tmp_path / "cache").glob("*.key")
+    texts = one.read_text(), other.read_text()
+    one.write_text(texts[1])
+    other.write_text(texts[0])
+    assert torch.equal(compute(FakeBackbone(), few).batch(range(6)), before)
+
+
 def test_images_changed_just_now_are_not_taken_for_known(compute, tmp_path, monkeypatch):
     """A change within the same tick of the clock would go unnoticed."""
     monkeypatch.setattr("grad.features.compute._SETTLED", 3600.0)

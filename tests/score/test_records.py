@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,19 @@ def test_bytes_that_are_no_text(tmp_path):
 
 def test_records_are_plain_data(records):
     assert ImageRecord(**vars(records[1])) == records[1]
+
+
+@pytest.mark.parametrize("letter", ["\u2028", "\x85", "\x1c", "\r"])
+def test_names_with_other_line_breaks_come_back(records, tmp_path, letter):
+    odd = [replace(record, path=f"data/a{letter}b.png") for record in records]
+    write_records(tmp_path / "records.jsonl", odd)
+    assert read_records(tmp_path / "records.jsonl") == odd
+
+
+@pytest.mark.parametrize("score", ["1" * 400, "true", "1e999", "NaN", '"1"', "[" * 9999])
+def test_a_score_that_is_none_is_a_sentence(records, tmp_path, score):
+    write_records(tmp_path / "records.jsonl", records)
+    text = (tmp_path / "records.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "records.jsonl").write_text(text.replace("1.5", score), encoding="utf-8")
+    with pytest.raises(GradError, match="line 1 is no record of an image"):
+        read_records(tmp_path / "records.jsonl")

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -180,6 +181,16 @@ def test_a_file_scores_as_the_detector_reads_it(client, detector, tmp_path, name
     assert answer["map"]["high"] == pytest.approx(float(maps.max()), rel=1e-6)
     if name == "turned by EXIF":
         assert (answer["width"], answer["height"]) == (40, 60)
+
+
+def test_the_white_level_of_the_model_is_used(client_of, detector):
+    detector.info = dataclasses.replace(detector.info, white_level=4095)
+    values = np.full((9, 9), 2048, np.uint16)
+    answer = send(client_of(detector), encoded(Image.fromarray(values))).json()
+    assert answer["score"] == pytest.approx(20480 / 4095) and answer["note"] is None
+    values[:] = 5000
+    answer = send(client_of(detector), encoded(Image.fromarray(values))).json()
+    assert answer["score"] == pytest.approx(10.0) and "white level" in answer["note"]
 
 
 def test_without_thresholds_images_are_scored_and_not_judged(client_of):

@@ -170,6 +170,16 @@ def test_many_clients_and_broken_files(model, server):
     assert set(result["statuses"]) == {"200", "413", "422"}
 
 
+def test_files_that_were_made_to_do_harm(model, server):
+    """80 requests; benchmarks/bench_serve.py --hostile sends 1,000."""
+    detector = Detector.load(model, device="cpu", precision="float32")
+    images = sorted(DEMO_FOLDER.glob("*/test/*/*"))[:40]
+    cases = bench_serve.make_cases(detector, images, bench_serve.hostile(images[0]), every=1)
+    result = bench_serve.measure(server, cases, 80, 8, bench_serve.SAME["float32"])
+    assert bench_serve.failures(result, bench_serve.HOSTILE_GROWTH_MB) == []
+    assert set(result["statuses"]) == {"200", "413", "422"}
+
+
 def test_a_small_queue_loses_nothing(model):
     """Clients that come back after 503 get their answers."""
     detector = Detector.load(model, device="cpu", precision="float32")

@@ -1,4 +1,5 @@
 # ruff: noqa: RUF009  (an option's default is a dataclass field, made by option)
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -80,6 +81,17 @@ def test_exit_codes(capsys):
     assert capsys.readouterr().err == "this is wrong.\nInterrupted.\n"
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 // 0)
+
+
+def test_pillow_warns_nobody():
+    def work():
+        scope = {"__name__": "PIL.TiffImagePlugin"}
+        exec("import warnings; warnings.warn('Corrupt EXIF data.')", scope)
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert run_command(work) == 0
+    assert not seen
 
 
 def test_names():

@@ -109,8 +109,11 @@ class _Work:
 
     def features(self, paths: Sequence[Path], *, anomalous: bool) -> Features:
         """Of images of the class."""
-        samples = [Sample(path, self.class_name, "train", anomalous) for path in paths]
         info, options = self.loaded.info, self.options
+        samples = [
+            Sample(path, self.class_name, "train", anomalous, white_level=info.white_level)
+            for path in paths
+        ]
         return compute_features(
             samples,
             self.loaded.backbone,
