@@ -16,8 +16,10 @@ from __future__ import annotations
 import bisect
 import math
 import random
+import threading
 
 from grad.score.false_alarms import GoodScores
+from grad.score.thresholds import Calibration
 
 STAKES = 100.0  # times its first capital, at which drift is said: at most one in a hundred watches
 DRIFT = (
@@ -79,3 +81,25 @@ class DriftWatch:
         if count < self._most:
             self._ranked.insert(last, excess)
         return p
+
+
+class DriftWatches:
+    """A watch for each class of a model, and one for images of no stated class; for any thread.
+
+    Args:
+        calibration: the model's thresholds.
+    """
+
+    def __init__(self, calibration: Calibration) -> None:
+        self._calibration = calibration
+        self._watches: dict[str | None, DriftWatch] = {}
+        self._lock = threading.Lock()
+
+    def add(self, class_name: str | None, score: float, maximum: float) -> bool:
+        """Take an image up; whether its class has drifted, now or before."""
+        with self._lock:
+            if class_name not in self._watches:
+                self._watches[class_name] = DriftWatch(self._calibration.good(class_name))
+            watch = self._watches[class_name]
+            watch.add(score, maximum)
+            return watch.drifted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from grad.data.picture import Picture
 from grad.score.heat import colours, overlay
+from grad.score.regions import Region, find_regions, resize_map
 from grad.score.thresholds import Calibration, Method, Threshold
 from grad.serve.scorer import Scorer
 from grad.serve.settings import ServeSettings
@@ -55,9 +57,18 @@ class Prediction(BaseModel):
         "threshold was made from."
     )
     p_resolution: float | None = Field(description="1 / (n + 1), the smallest that it can be.")
+    regions: list[Region] | None = Field(
+        description="Connected parts of what is marked, highest peak first, in pixels of the "
+        "image; null without a calibration."
+    )
     width: int = Field(description="Of the image, upright, in pixels.")
     height: int = Field(description="Of the image, upright, in pixels.")
     note: str | None = Field(default=None, description="Why there is no verdict.")
+    drift: str | None = Field(
+        default=None,
+        description="From when scores of this class are others than those of good images: what to "
+        "do.",
+    )
     map: AnomalyMap | None = Field(default=None, description="With ?map=true.")
     overlay: str | None = Field(
         default=None,
@@ -147,9 +158,10 @@ def judge(
     class_name: str | None,
     picture: Picture,
     score: float,
-    maximum: float,
+    anomaly_map: Tensor,
 ) -> Prediction:
-    """The answer to an image, without pictures; ``maximum`` is the largest value of its map."""
+    """The answer to an image, without pictures."""
+    maximum = float(anomaly_map.max())
     row = calibration.threshold(class_name) if calibration else None
     p_value, resolution = (
         calibration.p_value(score, maximum, class_name) if calibration else (None, None)
@@ -165,10 +177,18 @@ def judge(
         is_anomalous=row.is_anomalous(score, maximum) if row else None,
         p_value=p_value,
         p_resolution=resolution,
+        regions=_regions(anomaly_map, row, score, maximum, picture.size) if row else None,
         width=picture.size[1],
         height=picture.size[0],
         note=clipped if row else NO_CALIBRATION,
     )
+
+
+def _regions(
+    anomaly_map: Tensor, row: Threshold, score: float, maximum: float, size: tuple[int, int]
+) -> list[Region]:
+    level = row.pixel_level(score, maximum)
+    return [] if math.isinf(level) else find_regions(resize_map(anomaly_map, size), level)
 
 
 def encode_map(anomaly_map: Tensor) -> AnomalyMap:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from grad.data.picture import Picture
 from grad.detector.result import check_score
+from grad.score.drift import DRIFT, DriftWatches
 from grad.score.heat import SCRIPT
 from grad.serve import access, answers, failures
 from grad.serve.access import Guard
@@ -94,6 +95,8 @@ class Inspector:
         self.accepted = 0
         self.metrics = Metrics(lambda: self.accepted)
         self._decoding = 0
+        known = scorer.calibration
+        self._drift = None if known is None else DriftWatches(known)
         threads = min(_DECODERS, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="grad-image")
         self._batcher = Batcher(
@@ -164,8 +167,12 @@ class Inspector:
         self, name: str, picture: Picture, anomaly_map: Tensor, score: float, wanted: _Wanted
     ) -> Prediction:
         calibration = self.scorer.calibration
-        maximum = float(anomaly_map.max())
-        answer = answers.judge(calibration, name, wanted.class_name, picture, score, maximum)
+        answer = answers.judge(calibration, name, wanted.class_name, picture, score, anomaly_map)
+        if self._drift is not None and self._drift.add(
+            wanted.class_name, score, answer.map_maximum
+        ):
+            answer.drift = DRIFT[:1].upper() + DRIFT[1:]
+            self.metrics.drift.labels(wanted.class_name or "").set(1)
         if wanted.map:
             answer.map = answers.encode_map(anomaly_map)
         if wanted.overlay:

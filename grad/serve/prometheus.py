@@ -54,6 +54,13 @@ class Metrics:
             ("verdict",),
             registry=self.registry,
         )
+        self.drift = Gauge(
+            "grad_drift",
+            "1 from when scores of a class are others than those of good images; class not stated: "
+            "empty.",
+            ("class_name",),
+            registry=self.registry,
+        )
         self.queue = Gauge(
             "grad_queue_length", "Images accepted and not yet answered.", registry=self.registry
         )

@@ -99,6 +99,27 @@ def test_a_verdict_for_bytes_and_for_a_form(client):
     assert (by_bytes["width"], by_bytes["height"]) == (SIZE, SIZE)
 
 
+def test_regions_are_those_of_the_image(client):
+    """A bright spot in an image twice the model's size; a good image has none."""
+    assert send(client, encoded(grey(10))).json()["regions"] == []
+    image = spot().resize((2 * SIZE, 2 * SIZE), Image.Resampling.NEAREST)
+    answer = send(client, encoded(image)).json()
+    (region,) = answer["regions"]
+    left, top, right, bottom = region["box"]
+    assert 0 <= left < right <= 2 * SIZE and 0 <= top < bottom <= 2 * SIZE
+    assert region["share"] == region["area"] / (2 * SIZE) ** 2
+    assert left <= region["peak_at"][0] < right and region["peak"] >= region["mean"]
+
+
+def test_drift_of_a_class_is_said_from_when_it_shows(client):
+    calls = [send(client, encoded(grey(30 + i)), "/predict?class_name=pcb") for i in range(60)]
+    said = [answer.json()["drift"] for answer in calls]
+    first = next(i for i, text in enumerate(said) if text)
+    assert first > 0 and all("light, camera or parts" in text for text in said[first:])
+    assert send(client, encoded(grey(30)), "/predict?class_name=cookie").json()["drift"] is None
+    assert 'grad_drift{class_name="pcb"} 1.0' in client.get("/metrics").text
+
+
 def test_the_class_chooses_the_threshold(client):
     between = (CALIBRATION.classes["cookie"].image + CALIBRATION.classes["pcb"].image) / 2
     data = encoded(grey(round(25.5 * between)))

@@ -100,6 +100,7 @@ async function score(file) {
     shown = new Blob([bytes(answer.preview)], { type: "image/png" });
     picture = await createImageBitmap(shown);
   }
+  if (answer.drift) banner(answer.drift);
   const map = await decodeMap(answer.map);
   const entry = {
     time: new Date().toISOString(),
