@@ -14,7 +14,7 @@ MaskRule = Literal["any", "half"]
 """Which pixels of a mask mark a defect: see :func:`grad.data.images.load_mask`."""
 
 FULL_WHITE = 2**16 - 1
-WhiteLevel: TypeAlias = "int | Literal['auto']"
+WhiteLevel: TypeAlias = int | Literal["auto"]
 """The value of 16-bit images that counts as white: see :mod:`grad.data.white_level`."""
 
 GOOD = "good"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ from grad.system.progress import print_line
 from grad.system.run_folder import EXAMPLES, METRICS, RECORDS, REPORT
 from grad.system.version import __version__
 
+_ODD = 0.1  # share of a class's good images that are listed as odd
+
 
 @dataclass
 class Results:
@@ -39,7 +43,7 @@ class Results:
         reports: the metrics of each class.
         calibrations: the calibration of each class's model.
         recorder: the records of all test images.
-        good: those of the good images that thresholds were made from, in a run without any.
+        good: those of the good images that thresholds were made from.
         picker: the best and worst of each class.
         gallery: the images that the report shows.
         models: of each model what only the report shows.
@@ -102,8 +106,8 @@ class Results:
         return self.recorder.records[before:]
 
     def of_good(self) -> tuple[Observer, ...]:
-        """What is to see good images while thresholds are made: nothing where test images are."""
-        return () if self.tested else (self.good, self.picker, self.gallery)
+        """What is to see good images while thresholds are made; pictures where no others are."""
+        return (self.good,) if self.tested else (self.good, self.picker, self.gallery)
 
     def set_good(self, scores: ByClass, maxima: ByClass) -> None:
         """Give the good images of some classes that were seen the scores thresholds are made of."""
@@ -112,6 +116,17 @@ class Results:
             if record.class_name in values:
                 score, maximum = next(values[record.class_name])
                 self.good.records[place] = replace(record, score=score, map_maximum=maximum)
+
+    def oddest(self) -> list[Path]:
+        """The tenth of each class's good images that look least like the others, oddest first."""
+        counts = Counter(record.class_name for record in self.good.records)
+        left = {name: math.ceil(_ODD * count) for name, count in counts.items()}
+        found = []
+        for record in rank_by_oddness(self.good.records, self.calibrations):
+            if left[record.class_name] > 0:
+                left[record.class_name] -= 1
+                found.append(Path(record.path))
+        return found
 
     def write(
         self,
@@ -173,17 +188,25 @@ class Results:
         return judged
 
     def _show_oddest(self, console: Console) -> None:
-        def oddness(record: ImageRecord) -> float:
-            limit = self.calibrations[record.class_name].threshold(record.class_name)
-            return limit.value(record.score, record.map_maximum)
-
-        oddest = sorted(self.good.records, key=oddness, reverse=True)[:3]
+        oddest = rank_by_oddness(self.good.records, self.calibrations)[:3]
         print_line(
             "There are no test images. The oddest good images, among which there may be defects, "
             f"are {', '.join(record.path for record in oddest)}; {REPORT} shows them and more.",
             "yellow",
             console,
         )
+
+
+def rank_by_oddness(
+    records: Iterable[ImageRecord], calibrations: Mapping[str, Calibration]
+) -> list[ImageRecord]:
+    """Records of images, the highest calibrated value of each class's threshold first."""
+
+    def oddness(record: ImageRecord) -> float:
+        limit = calibrations[record.class_name].threshold(record.class_name)
+        return limit.value(record.score, record.map_maximum)
+
+    return sorted(records, key=oddness, reverse=True)
 
 
 def write_metrics(path: Path, summary: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ MODEL = "model.safetensors"
 PREVIOUS = "previous.safetensors"  # what the model was before it learned on
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
+ODDEST = "oddest.txt"
 RECORDS = "records.jsonl"
 REPORT = "report.html"
 EXAMPLES = "examples"  # a folder

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from grad.data.demo import demo_dataset
 from grad.data.layouts import find_dataset
+from grad.data.leave_out import leave_out
 from grad.data.samples import Dataset, Sample, few_shot
 from grad.data.survey import check_masks
 from grad.data.validation import find_validation
@@ -27,6 +28,8 @@ def find_images(options: TrainOptions) -> tuple[Dataset, tuple[Sample, ...]]:
         GradError: there are none, or none that can be used.
     """
     dataset = _find_dataset(options)
+    if options.leave_out is not None:
+        dataset = leave_out(dataset, options.leave_out)
     validation: tuple[Sample, ...] = ()
     if options.validation is not None:
         validation = find_validation(options.validation, dataset.classes, dataset.train)

@@ -36,6 +36,11 @@ class TrainOptions:
         None, "Folder of images: MVTec AD or VisA layout, or good images only; none: the demo set."
     )
     classes: str | None = option(None, "Classes to take, as NAME,NAME; none: all of them.")
+    leave_out: Path | None = option(
+        None,
+        "List of training images to leave out, such as the oddest.txt of an earlier run, looked "
+        "through; none: all train.",
+    )
     separate: bool = option(False, "Train one model a class, not one for all.")
     few_shot: int | None = option(None, "Training images to take of each class; none: all.")
     backbone: str | None = option(

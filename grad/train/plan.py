@@ -114,6 +114,7 @@ class TrainPlan:
             data=_absolute(options.data),
             validation=_absolute(options.validation),
             weights=_absolute(options.weights),
+            leave_out=_absolute(options.leave_out),
             backbone=backbone,
             preset=self.preset,
             epochs=self.epochs,

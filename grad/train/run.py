@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from grad.data.leave_out import write_list
 from grad.data.samples import Dataset
 from grad.data.summary import show_dataset
 from grad.features.backbone import Backbone, load_backbone
@@ -24,7 +25,7 @@ from grad.system.devices import deterministic, find_device
 from grad.system.errors import GradError, raise_once
 from grad.system.files import claimed
 from grad.system.progress import print_line
-from grad.system.run_folder import CONFIG, new_folder
+from grad.system.run_folder import CONFIG, ODDEST, new_folder
 from grad.train.about import describe_run, metrics_settings
 from grad.train.images import compute_features_of, find_images
 from grad.train.model import ModelTraining
@@ -82,6 +83,8 @@ def _run(options: TrainOptions, device: torch.device, console: Console) -> Path:
         if distributed.is_main():
             settings = metrics_settings(plan, backbone, split, test)
             about = describe_run(plan, dataset, backbone, out)
+            if not validation:  # which would be what thresholds are made from
+                write_list(out / ODDEST, dataset.root, results.oddest())
             results.write(out, settings, about, console, workers=plan.workers)
         print_line(f"Results are in {out}", None, console)
     return out

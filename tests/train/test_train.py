@@ -85,6 +85,7 @@ def test_a_run_writes_everything_and_is_repeatable(train, tmp_path, capsys):
         "training.safetensors",
         "history.json",
         "report.html",
+        "oddest.txt",
         "examples",
     }
     metrics = json.loads((tmp_path / "a/metrics.json").read_text())
