@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
@@ -75,7 +75,7 @@ class Loader:
         self.resident = on_device == "always" or (on_device == "auto" and fits(features, device))
         self._kept = self._keep() if self.resident else None
 
-    def load(self, parts: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+    def load(self, parts: Sequence[Sequence[int]]) -> Generator[Tensor, None, None]:
         """The batches of these indices in turn, each (B, C, H, W) in channels_last memory."""
         if self._kept is not None:
             for part in parts:

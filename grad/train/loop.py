@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -160,8 +161,9 @@ def _train_epoch(
     """Train on all batches, each process on its part of them; returns the mean loss."""
     parts = [distributed.shard(batch) for batch in whole]
     try:
-        for batch, images in zip(whole, loader.load(parts), strict=True):
-            progress.advance(len(batch), watch.add(step(images, len(batch)), batch))
+        with closing(loader.load(parts)) as loaded:  # at once, also where a step fails
+            for batch, images in zip(whole, loaded, strict=True):
+                progress.advance(len(batch), watch.add(step(images, len(batch)), batch))
     except KeyboardInterrupt:
         watch.check()
         raise
