@@ -37,7 +37,7 @@ from grad.score.rules import choose_thresholds
 from grad.score.thresholds import Calibration, calibrate
 from grad.score.verdicts import judge
 from grad.system.devices import default_workers, find_device
-from grad.system.errors import GradError
+from grad.system.errors import GradError, first_line
 from grad.system.run_folder import METRICS, RECORDS, REPORT, output_folder
 
 
@@ -134,8 +134,14 @@ def rejudge(options: EvaluateOptions, console: Console) -> None:
         calibrations |= {name: calibration for name in classes if name in summary["classes"]}
         changed[file] = calibration
     summary["thresholds"] = judge(calibrations, records)
+    try:
+        update_report(run / REPORT, summary)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise GradError(
+            f"{run / METRICS} or {REPORT} beside it is damaged ({first_line(error)}): evaluate "
+            "again with --data DIR."
+        ) from error
     write_metrics(run / METRICS, summary)
-    update_report(run / REPORT, summary)
     if options.save:
         for file, calibration in changed.items():
             save_calibration(file, calibration)
@@ -227,6 +233,7 @@ def _calibrate(
 def _read_metrics(path: Path) -> dict[str, Any]:
     try:
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(summary, allow_nan=False)  # 1e999 would be written as infinite
         if not summary["classes"]:
             raise ValueError("it has no classes")
     except FileNotFoundError:
