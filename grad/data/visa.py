@@ -32,8 +32,8 @@ def _read_visa(root: Path, name: str, rows: list[_Row], scan: Scan) -> tuple[Sam
         split, label = row.values["split"].lower(), row.values["label"].lower()
         if split not in ("train", "test") or label not in ("normal", "anomaly"):
             raise GradError(
-                f"{row.where}: split is {split!r} and label {label!r}, where GRAD knows train or "
-                "test, and normal or anomaly."
+                f"{row.where}: split is {split[:99]!r} and label {label[:99]!r}, where GRAD "
+                "knows train or test, and normal or anomaly."
             )
         path = _inside(root, row.values["image"], row.where)
         mask = _inside(root, row.values["mask"], row.where) if row.values["mask"] else None

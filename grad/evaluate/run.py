@@ -37,7 +37,7 @@ from grad.score.rules import choose_thresholds
 from grad.score.thresholds import Calibration, calibrate
 from grad.score.verdicts import judge_all
 from grad.system.devices import default_workers, find_device
-from grad.system.errors import GradError
+from grad.system.errors import GradError, first_line
 from grad.system.files import replacing_together
 from grad.system.run_folder import METRICS, RECORDS, REPORT, output_folder
 
@@ -140,7 +140,17 @@ def _save(run: Path, changed: Mapping[Path, Calibration]) -> None:
             summary = _read_metrics(run / METRICS)
             summary |= _judged(run, summary, read_records(run / RECORDS), changed)
             write_metrics(run / METRICS, summary)
-            update_report(run / REPORT, summary)
+            _update_report(run, summary)
+
+
+def _update_report(run: Path, summary: Mapping[str, Any]) -> None:
+    try:
+        update_report(run / REPORT, summary)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise GradError(
+            f"{run / METRICS} or {REPORT} beside it is damaged ({first_line(error)}): evaluate "
+            "again with --data DIR."
+        ) from error
 
 
 def _judged(
@@ -246,6 +256,7 @@ def _calibrate(
 def _read_metrics(path: Path) -> dict[str, Any]:
     try:
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(summary, allow_nan=False)  # 1e999 would be written as infinite
         if not summary["classes"]:
             raise ValueError("it has no classes")
     except FileNotFoundError:

@@ -241,4 +241,4 @@ def _one_sentence(message: str) -> str:
     name = re.match(r"[a-z_]+(?=: (?:expected|File) )", text)
     if name:
         text = flag(name[0]) + text[name.end() :]
-    return f"{text.rstrip('.')}; --help lists all options."
+    return f"{text[:500].rstrip('.')}; --help lists all options."

@@ -25,8 +25,8 @@ class StoppedElsewhere(GradError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or else its kind, without a full stop."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+    """The first line of an error's text, cut to 200 letters, or else its kind; no full stop."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
 
 
 def raise_once(function: Callable[[], T]) -> T:

@@ -346,6 +346,26 @@ def test_damaged_runs(damage, images, run, data, capsys):
     assert words[damage] in error_of(capsys)
 
 
+@pytest.mark.parametrize("change", ["number", "metric", "settings"])
+def test_metrics_of_another_kind_change_nothing(change, run, capsys):
+    text = (run / "metrics.json").read_text()
+    summary = json.loads(text)
+    if change == "number":
+        summary["mean"]["image_auroc"] = float("inf")
+    elif change == "metric":
+        for row in (*summary["classes"].values(), summary["mean"]):
+            del row["image_ap"]
+    else:
+        del summary["settings"]
+    (run / "metrics.json").write_text(json.dumps(summary).replace("Infinity", "1e999"))
+    files = [run / name for name in ("metrics.json", "report.html", "model.safetensors")]
+    before = [path.read_bytes() for path in files]
+    assert main([str(run), "--threshold", "f1", "--save"]) == 2
+    assert "metrics.json" in error_of(capsys)
+    assert [path.read_bytes() for path in files] == before
+    assert not list(run.rglob(".*.tmp"))
+
+
 def test_a_folder_without_permission(run, data, cache, monkeypatch, capsys):
     """As root sees none, the refusal comes from a stand-in."""
     make = Path.mkdir
