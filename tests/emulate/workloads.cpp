@@ -6,6 +6,7 @@
 //   images, pixels (784), channels (216)   N = images * pixels rows
 //   dims (2), cells (8, of lookup 4)       axes of the grid, and cells along each
 //   blocks (0)                             of each launch run, evenly spaced; 0: all
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -66,6 +67,18 @@ void project(const std::string& sizes) {
   launch("project forward", sizes);
   grad::project_forward_cuda<D>(args, out.get(), columns, activations.get(), rows, nullptr);
 
+  // Backward needs the coordinates of all rows, whose cells decide how often a thread changes its corners.
+  if (numbers["blocks"] != 0) {
+    for (int64_t n = 0; n < rows; ++n) {
+      for (int j = 0; j < D; ++j) {
+        A sum = bias[j];
+        for (int64_t c = 0; c < columns; ++c) {
+          sum += weight[j * columns + c] * grad::load(hidden.get()[n * columns + c]);
+        }
+        activations.put(n * D + j, std::tanh(sum));
+      }
+    }
+  }
   launch("project backward", sizes);
   const grad::ProjectPlan plan =
       grad::plan_project_cuda<D>(args, out.get(), columns, grad_hidden.get(), rows, true);
