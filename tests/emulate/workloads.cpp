@@ -6,6 +6,7 @@
 //   images, pixels (784), channels (216)   N = images * pixels rows
 //   dims (2), cells (8, of lookup 4)       axes of the grid, and cells along each
 //   blocks (0)                             of each launch run, evenly spaced; 0: all
+//   multiprocessors (132), shared (227)    of the device that is planned for: how many, and KiB of a block
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -27,8 +28,9 @@ using A = grad::Accumulate<T>;
 template <typename X>
 using Device = Buffer<DeviceMemory, X>;
 
-std::map<std::string, int64_t> numbers = {{"images", 16}, {"pixels", 784}, {"channels", 216},
-                                          {"dims", 2},    {"cells", 0},    {"blocks", 0}};
+std::map<std::string, int64_t> numbers = {
+    {"images", 16}, {"pixels", 784}, {"channels", 216},        {"dims", 2},
+    {"cells", 0},   {"blocks", 0},   {"multiprocessors", 132}, {"shared", 227}};
 
 grad::Lattice lattice_of(int dims, int64_t cells) {
   grad::Lattice lattice{{1, 1, 1, 1}, false, false};
@@ -157,6 +159,8 @@ int main(int count, char** arguments) {
   }
   if (numbers["cells"] == 0) numbers["cells"] = work == "lookup" ? 4 : 8;
   emulate::set_block_limit(numbers["blocks"]);
+  emulate::limits = {static_cast<int>(numbers["multiprocessors"]),
+                     static_cast<size_t>(numbers["shared"]) * 1024};
   const std::string sizes =
       std::to_string(numbers["images"]) + " images, " + std::to_string(numbers["pixels"]) + " pixels, " +
       std::to_string(numbers["channels"]) + " channels, " + std::to_string(numbers["cells"]) +

@@ -123,8 +123,8 @@ inline cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = static_cast<int>(attribute == cudaDevAttrMultiProcessorCount ? emulate::kMultiprocessors
-                                                                        : emulate::kSharedBytes);
+  *value = attribute == cudaDevAttrMultiProcessorCount ? emulate::limits.multiprocessors
+                                                       : static_cast<int>(emulate::limits.shared_bytes);
   return cudaSuccess;
 }
 template <typename F>
