@@ -147,16 +147,22 @@ __device__ __forceinline__ void scatter_tile(const SortedTile<A, D>& tile, int b
   for (int k = 0; k < kCorners; ++k) corner[k] = -1;
   const auto flush = [&] {
     if (!active || !grad_grid) return;
-    Packet<A, kWidth> sum[kCorners];
+    constexpr int kTogether = kCorners < 4 ? kCorners : 4;  // that wait for each other
 #pragma unroll
-    for (int k = 0; k < kCorners; ++k) {
-      if (corner[k] >= 0) sum[k] = load_packet<Cache::kShared, A, kWidth>(grad_grid + corner[k] * pitch);
-    }
+    for (int first = 0; first < kCorners; first += kTogether) {
+      Packet<A, kWidth> sum[kTogether];
 #pragma unroll
-    for (int k = 0; k < kCorners; ++k) {
+      for (int k = 0; k < kTogether; ++k) {
+        if (corner[first + k] < 0) continue;
+        sum[k] = load_packet<Cache::kShared, A, kWidth>(grad_grid + corner[first + k] * pitch);
+      }
 #pragma unroll
-      for (int i = 0; i < kWidth; ++i) sum[k].value[i] += corner_sum[k].value[i];
-      if (corner[k] >= 0) store_packet<Cache::kShared>(grad_grid + corner[k] * pitch, sum[k]);
+      for (int k = 0; k < kTogether; ++k) {
+        if (corner[first + k] < 0) continue;
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) sum[k].value[i] += corner_sum[first + k].value[i];
+        store_packet<Cache::kShared>(grad_grid + corner[first + k] * pitch, sum[k]);
+      }
     }
   };
   int key = -1;  // of the cell whose corners are in registers

@@ -134,7 +134,7 @@ __global__ void __launch_bounds__((kBackwardThreads<D, T, kWidth>), 1)
                             const SumSizes sizes,
                             Accumulate<T>* __restrict__ parts) {  // (blocks, sizes.all())
   using A = Accumulate<T>;
-  constexpr int kGroup = sizeof(T) == 8 ? 4 : 8;  // rows of h in flight
+  constexpr int kGroup = sizeof(T) <= 4 ? 8 : D <= 3 ? 4 : 2;  // rows of h in flight, as registers allow
   extern __shared__ __align__(16) unsigned char shared[];
   const int group_threads = blockDim.x / groups, warps = group_threads / kWarpSize;
   const int group = threadIdx.x / group_threads, thread = threadIdx.x % group_threads;
