@@ -345,9 +345,7 @@ TAIL = """
 """
 
 
-def document(
-    counted: dict[Device, list[tuple[Case, dict[str, list[Launch]]]]], page: str
-) -> str:
+def document(counted: dict[Device, list[tuple[Case, dict[str, list[Launch]]]]], page: str) -> str:
     """The whole page."""
     lines = [HEAD]
     columns = ("operator", "B", "dtype", "pass", "blocks", "a multiprocessor", "waves")

@@ -48,7 +48,8 @@ MUTANTS = (
         CORNERS,
         "    }\n    __syncthreads();\n    for (int t = threadIdx.x; t < rows; t += blockDim.x) {\n"
         "      const unsigned own",
-        "    }\n    for (int t = threadIdx.x; t < rows; t += blockDim.x) {\n      const unsigned own",
+        "    }\n    for (int t = threadIdx.x; t < rows; t += blockDim.x) {\n"
+        "      const unsigned own",
         "fault: ",
     ),
     Mutant(
