@@ -143,6 +143,17 @@ check() {
 }
 PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin"
 
+# What results/emulated.md predicts, as the device counts it: bytes, passes of shared memory, occupancy.
+counters() {
+  if ! command -v ncu >/dev/null; then
+    say "ncu is not on the PATH: no counters"
+    return
+  fi
+  step ncu "$1" "$2" ncu --kernel-name 'regex:(project|interpolate|refine)_' --launch-count 30 \
+    --section SpeedOfLight --section MemoryWorkloadAnalysis --section Occupancy --csv --log-file "$out/ncu.csv" \
+    "$python" benchmarks/bench_grid.py --device cuda --quick --no-compile --seconds 0.01
+}
+
 # A benchmark and its table; rows that were measured are kept also where the time is over.
 bench() {
   local name="$1" most="$2" reserved="$3"
@@ -173,9 +184,10 @@ else
     # Half of what is left for lookups, which are most of the rows; compiling a case can take 15 seconds.
     bench bench_grid 140 130 --seconds 120
     bench bench_refine 60 75 --seconds 45
-    bench bench_model 75 0
+    bench bench_model 75 0 --batch-sizes 1,4,64
     check synccheck 40 0 --kernel-name kns=4grad
     check initcheck 40 0
+    counters 40 0
   fi
 fi
 

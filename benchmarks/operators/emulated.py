@@ -14,7 +14,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -27,8 +27,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 PASSES = ("forward", "backward")
 RESOURCES = ("memory", "L2", "load/store unit", "arithmetic", "latency")
 FEW, MORE = 2, 6  # blocks that are emulated of each launch
-WHOLE_IMAGES = 16  # of the local head's launches, of which all blocks are
-PLANNED_FOR = 132  # multiprocessors of the emulated device (tests/emulate/emulator/launch.h)
 
 SECTOR = 32  # bytes
 # Copies reach about nine tenths of the data sheet's bandwidth: an assumption. The share of the
@@ -77,17 +75,20 @@ class Kernel:
     memory: float  # loads of what comes from memory
     caches: float = 4.0  # other loads: the corners of a cell
     shared: float = 4.0  # of shared memory: loops unrolled by 4, corners
+    ahead: float = 0.0  # share of loads from memory that wait while others are worked on
 
 
 KERNELS = {
     "project_forward_kernel": Kernel("2, {t}, {t}, {w}", 8),  # kWarpRows rows of h
-    # A tile's 64 rows of the gradient by 8 (kRowGroup), then of h by 4 (unroll): 128 in 24 rounds.
-    "project_backward_kernel": Kernel("2, {t}, {t}, 2, true", 128 / 24),
-    "interpolate_forward_kernel": Kernel("2, {t}, {t}, {w}", 4),  # the corners of a row
-    "interpolate_backward_kernel": Kernel("2, {t}, {t}, 2", 8),  # kRowGroup
+    # kRowGroup rows of the gradient, then of h. All but the first of a group's share of a tile are
+    # loaded while those before are worked on: of 43 to 85 rows, 8 are not.
+    "project_backward_kernel": Kernel("2, {t}, {t}, 4, true", 8, ahead=0.8),
+    "interpolate_forward_kernel": Kernel("2, {t}, {t}, {w}", 4),  # the corners of a cell
+    # kRowGroup; the same, of 16 to 256 rows.
+    "interpolate_backward_kernel": Kernel("2, {t}, {t}, 4", 8, ahead=0.5),
     "refine_forward_kernel": Kernel("{t}, {t}, {w}", 8),  # kWarpRows rows of two maps
     "refine_backward_kernel": Kernel("{t}, {t}, {w}", 2),  # a packet of two maps
-    "sum_parts_kernel": Kernel("float, {t}", 4),  # unrolled by 4
+    "sum_parts_kernel": Kernel("float, WriteTo<{t}>", 8),  # unrolled by 8
     "mean_loss_kernel": Kernel("float", 4),
 }
 
@@ -180,8 +181,6 @@ class Prediction:
 def predict(launch: Launch, registers: int, device: Device, flops: float = 0.0) -> Prediction:
     """The model: the slowest resource, all others hidden behind it."""
     kernel, count = KERNELS[launch.kernel], device.multiprocessors
-    if launch.blocks % PLANNED_FOR == 0:  # a plan that fills the device
-        launch = replace(launch, blocks=launch.blocks // PLANNED_FOR * count)
     blocks, warps = launch.blocks, launch.warps
     per_warp = -(-registers * 32 // 256) * 256  # allocated by 256
     by_shared = device.shared // (launch.shared + RESERVED)
@@ -192,12 +191,14 @@ def predict(launch: Launch, registers: int, device: Device, flops: float = 0.0) 
     misses = min(launch.read / max(launch.sectors - launch.sectors_written, 1.0), 1.0)
     rounds = misses / kernel.memory, (1 - misses) / kernel.caches  # of a request
     a_warp = 1 / (blocks * warps)
-    clocks = a_warp * (
-        launch.loads * (rounds[0] * MEMORY_NS * device.ghz + rounds[1] * CACHE_CLOCKS)
+    far = a_warp * launch.loads * rounds[0] * MEMORY_NS * device.ghz
+    near = a_warp * (
+        launch.loads * rounds[1] * CACHE_CLOCKS
         + launch.shared_loads / kernel.shared * SHARED_CLOCKS
         + launch.shuffles / SHUFFLES_TOGETHER * SHUFFLE_CLOCKS
     )
-    clocks += launch.barriers / blocks * BARRIER_CLOCKS
+    near += launch.barriers / blocks * BARRIER_CLOCKS
+    clocks = (1 - kernel.ahead) * far + max(kernel.ahead * far, near)
     unit = launch.sectors / SECTORS_A_CLOCK + launch.wavefronts + launch.shuffles
     through_l2 = max(launch.block_read * blocks, launch.sectors_written) * SECTOR
     request = launch.load_bytes / max(launch.loads, 1.0)
@@ -274,30 +275,20 @@ def rows(case: Case, counted: dict[str, list[Launch]], device: Device, page: str
         yield Row(case, name, parts, must / (COPY * device.gb_per_s) / 1e3)
 
 
-def scaled(whole: Launch, sample: Launch, times: float) -> Launch:
-    """A launch of the sample's size that does so many times the work of a smaller whole one."""
-    fixed = ("kernel", "blocks", "warps", "shared", "block_read")
-    values = {f.name: times * getattr(whole, f.name) for f in fields(Launch) if f.name not in fixed}
-    return replace(sample, **values)
-
-
-def count(case: Case, programs: Path) -> dict[str, list[Launch]]:
-    """The launches of each pass, in order."""
+def count(case: Case, programs: Path, device: Device) -> dict[str, list[Launch]]:
+    """The launches of each pass, in order, as they are planned for a device."""
     work = {"global": "lookup"}.get(case.op, case.op)
     pair = "float.float" if case.dtype == torch.float32 else "BFloat16.BFloat16"
 
     def run(images: int, blocks: int) -> list[dict]:
         command = [programs / f"workloads.{pair}", work, f"images={images}", f"blocks={blocks}"]
+        command += [f"multiprocessors={device.multiprocessors}"]
+        command += [f"shared={(device.shared - RESERVED) // 1024}"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     few, more = run(case.shape.batch, FEW), run(case.shape.batch, MORE)
     launches = [launch_of(f, m) for f, m in zip(few, more, strict=True)]
-    if case.op == "project":  # backward needs coordinates that all of forward has written
-        for i, lines in enumerate(run(WHOLE_IMAGES, 0)):
-            if launches[i].kernel.startswith("project"):
-                whole = launch_of(lines, lines)
-                launches[i] = scaled(whole, launches[i], case.shape.batch / WHOLE_IMAGES)
     found: dict[str, list[Launch]] = {name: [] for name in PASSES}
     for line, launch in zip(more, launches, strict=True):
         found[line["case"].split()[1].rstrip(",")].append(launch)
@@ -312,9 +303,7 @@ compiler reports ([ptxas.md](ptxas.md)), at the paper's sizes: C = 216, 28 x 28,
 4 x 4.
 
 Each launch has the size and the plan of the row, but only {MORE} of its blocks are emulated; the
-others do the same with other rows, and counters are scaled by blocks. The local head's kernels are
-emulated whole, at B = {WHOLE_IMAGES}, and scaled by rows: its backward pass needs the coordinates
-that all of forward's blocks write, without which its rows lie in few cells.
+others do the same with other rows, and counters are scaled by blocks.
 
 A launch takes as long as its slowest resource, and {LAUNCH_US} us to start; launches follow each
 other.
@@ -325,7 +314,8 @@ other.
 - *load/store unit*: sectors, passes of shared memory and shuffles, on the busiest multiprocessor
 - *arithmetic*: the operations of [roofline.md](roofline.md), on multiprocessors that have a block
 - *latency*: what a warp waits for, one after the other, times waves of blocks; how many of its
-  requests wait together is read from the source; arithmetic between them takes no time
+  requests wait together, and which while others are worked on, is read from the source;
+  arithmetic between them takes no time
 
 *In flight* are the bytes that are waited for at once, as a share of latency ({MEMORY_NS:.0f} ns)
 times bandwidth, *conflicts* the passes of shared memory that bank conflicts add, by all. *Other*
@@ -340,21 +330,22 @@ TAIL = """
 - Resources overlap wholly: a kernel near two of its limits takes longer than said. Times of
   kernels limited by memory are the least that is possible.
 - Instructions for addresses, conversions and control, and their issue, are not counted.
-- Accesses are the host compiler's. In the backward kernels it reads a cell's fractions from shared
-  memory for each corner anew, which nvcc may do once a row: a quarter or more of their passes.
-- What waits together is what the source lets wait together; nvcc may do more or less.
+- Accesses are the host compiler's, which may read again what nvcc keeps in a register.
+- What waits together is what the source lets wait together; nvcc may do more or less. Rows that are
+  loaded ahead wait beside everything else; what a block does between two tiles (sorting the next
+  one's rows) it is taken to do meanwhile, though nothing is in flight then but the first rows of h.
+- An access of 16 bytes is a pass of shared memory for each 8 lanes, one of 8 bytes for each 16,
+  also where all lanes read the same: the device may need fewer.
 - L1 is taken to hold all that a block has read, and nothing of other blocks. L2 keeps nothing from
   one launch to the next, though sums of parts, just written, are mostly there.
 - Clocks are the boost clocks; power may lower them.
-- Rows lie in the cells that the workload's random values give: 64 rows of the local head change
-  their cell some 35 times. A trained model's may do so less, and its backward pass be faster.
-- A plan that fills the emulated device (132 multiprocessors) gets as many blocks a multiprocessor
-  on another; its partial sums are those of the emulated one.
+- Rows lie in the cells that the workload's random values give: 256 rows of the local head in some
+  60. A trained model's may lie in fewer, and its passes be faster.
 - No launch here uses atomics; the model has no time for them.
 """
 
 
-def document(counted: list[tuple[Case, dict[str, list[Launch]]]], page: str) -> str:
+def document(counted: dict[Device, list[tuple[Case, dict[str, list[Launch]]]]], page: str) -> str:
     """The whole page."""
     lines = [HEAD]
     columns = ("operator", "B", "dtype", "pass", "blocks", "a multiprocessor", "waves")
@@ -365,14 +356,14 @@ def document(counted: list[tuple[Case, dict[str, list[Launch]]]], page: str) -> 
         *(f"{resource}, us" for resource in RESOURCES),
     )
     columns += ("other, us", "limit", "predicted, us", "predicted share")
-    for device in DEVICES:
+    for device, launches in counted.items():
         lines += [
             f"## {device.name}: {device.gb_per_s:,.0f} GB/s, {device.multiprocessors} "
             f"multiprocessors, {device.ghz:g} GHz",
             "",
             f"| {' | '.join(columns)} |",
             "|---|---:|---|---|" + "---:|" * 12 + "---|---:|---:|",
-            *(str(row) for case, found in counted for row in rows(case, found, device, page)),
+            *(str(row) for case, found in launches for row in rows(case, found, device, page)),
             "",
         ]
     return "\n".join(lines) + TAIL
@@ -391,7 +382,10 @@ def main() -> int:
         if options.programs is None:
             build = [ROOT / "tests" / "emulate" / "run.sh", "--count", folder]
             subprocess.run(build, check=True, env=os.environ)
-        counted = [(case, count(case, programs)) for case in cases()]
+        counted = {
+            device: [(case, count(case, programs, device)) for case in cases()]
+            for device in DEVICES
+        }
     options.out.write_text(document(counted, (RESULTS / "ptxas.md").read_text()))
     print(f"wrote {options.out}")
     return 0

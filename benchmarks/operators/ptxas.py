@@ -22,7 +22,7 @@ BUILD = runpy.run_path(str(ROOT / "build_backend" / "build_environment.py"))
 # Of one multiprocessor: 32-bit registers, warps, blocks (CUDA C++ Programming Guide, compute
 # capabilities). Dynamic shared memory depends on the sizes at run time and is not in the report.
 REGISTERS, BLOCKS, WARPS = 65536, 32, 64
-THREADS = {"project_backward_kernel": (512, 256), "sum_parts_kernel": (512, 512)}
+THREADS = {"interpolate_backward_kernel": 128, "sum_parts_kernel": 1024}  # others: 256
 
 ENTRY = re.compile(
     r"Compiling entry function '(?P<symbol>\S+)'.*?"
@@ -45,10 +45,8 @@ class Kernel:
     @property
     def threads(self) -> int:
         """Most threads of a block, as the launch bounds say."""
-        base = self.name.split("<")[0]
-        wide, narrow = THREADS.get(base, (256, 256))
-        is_wide = re.search(r"<[12], (?!double)", self.name) is not None
-        return wide if is_wide else narrow
+        one_column = r"project_backward_kernel<[12], (?!double)\w+, \w+, 1,"
+        return 512 if re.match(one_column, self.name) else THREADS.get(self.name.split("<")[0], 256)
 
     @property
     def occupancy(self) -> float:
@@ -87,7 +85,7 @@ def compile_report(nvcc: Path, source: Path, architecture: str) -> list[Kernel]:
 
 def _short(name: str) -> str:
     """``void grad::(anonymous namespace)::kernel<2, float>(...)`` -> ``kernel<2, float>``."""
-    name = name.replace("grad::", "").replace("(anonymous namespace)::", "")
+    name = name.replace("grad::", "").replace("(anonymous namespace)::", "").replace("> >", ">>")
     return re.sub(r"^void ", "", name).split(">(")[0].split("(")[0] + (
         "" if "<" not in name else ">"
     )

@@ -20,8 +20,8 @@ from operators import refine as bench_refine
 from operators.cases import Case, Shape
 
 BATCHES = (16, 64, 512)
-ROWS_PER_PART = 512  # rows of a backward block, unless the device is full
-PARTS_PER_MULTIPROCESSOR = 3
+ROWS_PER_PART = 128  # rows of a backward block, unless the device is full
+PARTS_PER_MULTIPROCESSOR = 1
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@
 
 #include <cstddef>
 
+#include "common/scalar.h"
+
 namespace grad {
 
 inline int device_attribute(cudaDeviceAttr attribute) {
@@ -16,19 +18,26 @@ inline int device_attribute(cudaDeviceAttr attribute) {
 
 inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
 
-// The most dynamic shared memory that a block may ask for, less what a kernel declares itself: dynamic memory
-// begins behind that at a multiple of 16 bytes.
-inline size_t shared_memory_limit(size_t declared) {
-  const size_t all = static_cast<size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
-  return all - (declared + 15) / 16 * 16;
+// The most dynamic shared memory that a block may ask for, of a kernel that declares none itself.
+inline size_t shared_memory_limit() {
+  return static_cast<size_t>(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
 }
 
-// Beyond 48 KiB, with what the kernel itself declares (a few KiB), a kernel has to be told.
+// Beyond 48 KiB a kernel has to be told.
 template <typename Kernel>
 void allow_shared_memory(Kernel* kernel, size_t bytes) {
-  if (bytes > 32 * 1024) {
+  if (bytes > 48 * 1024) {
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
   }
+}
+
+// The next `count` values of a block's dynamic shared memory, of which `used` bytes are taken; every array
+// begins at a multiple of 16 bytes. Launchers call it with a null pointer, to learn how many bytes there are.
+template <typename X>
+GRAD_HOST_DEVICE X* take(unsigned char* shared, size_t& used, size_t count) {
+  X* const place = reinterpret_cast<X*>(shared + used);
+  used += (count * sizeof(X) + 15) / 16 * 16;
+  return place;
 }
 
 template <typename T>

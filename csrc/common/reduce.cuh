@@ -45,36 +45,53 @@ __device__ __forceinline__ int owner_of(int value) {
   return value << (log2_of(kWarpSize) - log2_of(kCount));
 }
 
-// out[i] = scale * sum over parts of parts[p * stride + i]: 32 results a block, 16 threads each.
-constexpr int kSumThreads = 16;
+// Coordinates, and what is kept for each of their axes, take this many of the values that a warp sums: a
+// power of two.
+template <int D>
+constexpr int kSlots = D == 3 ? 4 : D;
 
-template <typename A, typename G>
+// Writes a total where it belongs, in the type of its place.
+template <typename G>
+struct WriteTo {
+  G* out;
+  template <typename A>
+  __device__ void operator()(int64_t i, A total) const {
+    store(out + i, total);
+  }
+};
+
+// write(i, sum over parts of parts[p * stride + i]): 32 results a block, kSumThreads threads each.
+constexpr int kSumThreads = 32;
+
+template <typename A, typename Write>
 __global__ void __launch_bounds__(kWarpSize* kSumThreads)
     sum_parts_kernel(const A* __restrict__ parts,  // (count, stride)
                      int64_t count, int64_t stride,
-                     int64_t size,           // results, at most stride
-                     G* __restrict__ out) {  // (size,)
+                     int64_t size,  // results, at most stride
+                     const Write write) {
   __shared__ A shares[kSumThreads][kWarpSize];
   const int64_t i = int64_t{blockIdx.x} * kWarpSize + threadIdx.x;
   A sum = 0;
   if (i < size) {
-#pragma unroll 4
+#pragma unroll 8
     for (int64_t p = threadIdx.y; p < count; p += kSumThreads) sum += parts[p * stride + i];
   }
   shares[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();
   if (threadIdx.y == 0 && i < size) {
+#pragma unroll 8
     for (int y = 1; y < kSumThreads; ++y) sum += shares[y][threadIdx.x];
-    store(out + i, sum);
+    write(i, sum);
   }
 }
 
-template <typename A, typename G>
-void sum_parts_cuda(const A* parts, int64_t count, int64_t stride, int64_t size, G* out, Stream stream) {
+template <typename A, typename Write>
+void sum_parts_cuda(const A* parts, int64_t count, int64_t stride, int64_t size, const Write& write,
+                    Stream stream) {
   if (size == 0) return;
   const dim3 threads(kWarpSize, kSumThreads);
   sum_parts_kernel<<<static_cast<unsigned>((size + kWarpSize - 1) / kWarpSize), threads, 0, stream>>>(
-      parts, count, stride, size, out);
+      parts, count, stride, size, write);
 }
 
 }  // namespace grad

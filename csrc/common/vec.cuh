@@ -20,9 +20,20 @@ template <typename T>
 constexpr int kFullWidth = sizeof(T) == 8 ? 1 : 16 / static_cast<int>(sizeof(T));
 
 enum class Cache {
-  kKeep,   // read again soon: the grid, the weights
-  kStream  // read or written once: features and their gradients
+  kKeep,    // read again soon: the grid, the weights
+  kStream,  // read or written once: features and their gradients
+  kShared   // not a cache, but the block's shared memory
 };
+
+// One load of a machine word.
+template <Cache kCache, typename Word>
+__device__ __forceinline__ Word load_word(const Word* from) {
+  if constexpr (kCache == Cache::kShared) {
+    return *from;
+  } else {
+    return kCache == Cache::kStream ? __ldcs(from) : __ldg(from);
+  }
+}
 
 // Moves a packet as the widest machine words that its alignment allows.
 template <Cache kCache, typename T, int kWidth>
@@ -32,29 +43,32 @@ __device__ __forceinline__ Packet<T, kWidth> load_packet(const T* place) {
   if constexpr (alignof(P) == 16) {
 #pragma unroll
     for (int i = 0; i < static_cast<int>(sizeof(P) / 16); ++i) {
-      const uint4* from = reinterpret_cast<const uint4*>(place) + i;
-      reinterpret_cast<uint4*>(&packet)[i] = kCache == Cache::kStream ? __ldcs(from) : __ldg(from);
+      reinterpret_cast<uint4*>(&packet)[i] = load_word<kCache>(reinterpret_cast<const uint4*>(place) + i);
     }
   } else if constexpr (alignof(P) == 8) {
-    const uint2* from = reinterpret_cast<const uint2*>(place);
-    *reinterpret_cast<uint2*>(&packet) = kCache == Cache::kStream ? __ldcs(from) : __ldg(from);
+    *reinterpret_cast<uint2*>(&packet) = load_word<kCache>(reinterpret_cast<const uint2*>(place));
   } else if constexpr (alignof(P) == 4) {
-    const unsigned* from = reinterpret_cast<const unsigned*>(place);
-    *reinterpret_cast<unsigned*>(&packet) = kCache == Cache::kStream ? __ldcs(from) : __ldg(from);
+    *reinterpret_cast<unsigned*>(&packet) = load_word<kCache>(reinterpret_cast<const unsigned*>(place));
   } else {
-    const unsigned short* from = reinterpret_cast<const unsigned short*>(place);
-    *reinterpret_cast<unsigned short*>(&packet) = kCache == Cache::kStream ? __ldcs(from) : __ldg(from);
+    *reinterpret_cast<unsigned short*>(&packet) =
+        load_word<kCache>(reinterpret_cast<const unsigned short*>(place));
   }
   return packet;
 }
 
-template <typename T, int kWidth>
+template <Cache kCache = Cache::kStream, typename T, int kWidth>
 __device__ __forceinline__ void store_packet(T* place, const Packet<T, kWidth>& packet) {
   using P = Packet<T, kWidth>;
   if constexpr (alignof(P) == 16) {
 #pragma unroll
     for (int i = 0; i < static_cast<int>(sizeof(P) / 16); ++i) {
-      __stcs(reinterpret_cast<uint4*>(place) + i, reinterpret_cast<const uint4*>(&packet)[i]);
+      uint4* to = reinterpret_cast<uint4*>(place) + i;
+      const uint4& word = reinterpret_cast<const uint4*>(&packet)[i];
+      if constexpr (kCache == Cache::kShared) {
+        *to = word;
+      } else {
+        __stcs(to, word);
+      }
     }
   } else {
     *reinterpret_cast<P*>(place) = packet;

@@ -54,6 +54,7 @@ struct ColumnPlan {
   int threads;     // of a block
   int columns;     // a block owns
   int width;       // columns a thread owns
+  int tile_rows;   // rows that are sorted together
   int64_t slices;  // blocks side by side over columns
   int64_t splits;  // blocks one after the other over rows
   size_t shared_bytes;

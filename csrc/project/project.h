@@ -64,8 +64,10 @@ void project_forward_cuda(const ProjectArgs<T, G>& args, T* out, int64_t out_str
 // How the backward pass is cut: each block has a share of the rows, all columns, and sums of its own.
 struct ProjectPlan {
   bool fits;      // the block's threads and shared memory hold a row and the grid's gradient
+  int groups;     // of threads: each takes rows of its own, and has sums of its own
   int threads;    // of a block
   int width;      // columns a thread owns
+  int tile_rows;  // rows that are sorted together
   int64_t parts;  // blocks
   size_t shared_bytes;
 };

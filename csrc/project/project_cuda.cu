@@ -4,9 +4,10 @@
 // products with W together; then each lane does tanh, jitter and cell of one coordinate, and the warp
 // interpolates row after row. One read of h, one write of the result.
 // Backward: a block takes tiles of rows. It adds the jitter to forward's activations, sorts the tile by
-// cell, and gives each thread its columns: of the grid's gradient (in shared memory, see
-// interpolate/corners.cuh), of dh and of dW. One read of h and of the gradient, one write of dh; no
-// atomics, sums in fixed order.
+// cell, and deals it out to groups of threads. Each thread of a group has its columns: of the grid's gradient
+// (in shared memory, see interpolate/corners.cuh), of dh and of dW. One read of h and of the gradient, one
+// write of dh; no atomics, sums in fixed order. As many groups as shared memory has room for are one block
+// and not several, so that there are fewer sums to write and to add up.
 #include <algorithm>
 #include <cmath>
 
@@ -21,10 +22,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarpRows = 8;
-
-// Coordinates of a row take this many of the values that a warp sums: a power of two.
-template <int D>
-constexpr int kSlots = D == 3 ? 4 : D;
 
 // Coordinate j of kWarpRows rows from `first` on, each in the lane that owns value r * kSlots + j:
 // a = tanh(<h, W_j> + b_j), and u = a + noise. Rows from `end` on repeat the last.
@@ -89,164 +86,190 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int j = 0; j < D; ++j) coords[j] = __shfl_sync(kAllLanes, u, owner_of<kValues>(r * kSlots<D> + j));
     const Cell<A, D> cell = locate<A, D>(coords, args.lattice);
     for (int64_t c = lane * kWidth; c < args.columns; c += kWarpSize * kWidth) {
-      store_packet(out + (first + r) * out_stride + c,
-                   gather<T, kWidth>(cell, args.lattice, args.grid + c, args.columns));
+      const Corners<kWidth, G, D> corners(cell, args.lattice, args.grid + c, args.columns);
+      store_packet(out + (first + r) * out_stride + c, corners.template interpolated<T>(cell));
     }
   }
 }
 
 // Backward ----------------------------------------------------------------------------------------
 
-// Columns a thread owns, and threads of a block, as far as registers allow (2^D corners a column).
-template <int D, typename T>
-constexpr int kBackwardWidth = D <= 2 && sizeof(T) <= 4 ? 2 : 1;
-template <int D, typename T>
-constexpr int kBackwardThreads = D <= 2 && sizeof(T) <= 4 ? 512 : 256;
+template <int D, typename T, int kWidth>
+constexpr int kBackwardThreads = D <= 2 && sizeof(T) <= 4 && kWidth == 1 ? 512 : 256;
 
-// The sums that one block makes, in this order.
-template <typename A>
-struct BlockSums {
-  A* grid;    // (cells, C), or null
-  A* weight;  // (D, Ch), or null
-  A* bias;    // (D,), or null
+// How many sums a block makes, of each kind: grid (cells, C), weight (D, Ch), bias (D,); 0 where not wanted.
+struct SumSizes {
+  int grid, weight, bias;
+  GRAD_HOST_DEVICE int all() const { return grid + weight + bias; }
+};
+
+// A block's shared memory.
+template <typename A, int D>
+struct BackwardMemory {
+  int pitch;  // from one group's sums to the next
+  A* sums;
+  TileMemory<A, D> tile;
+  A (*activation)[D];  // a
+  A (*coordinate)[D];  // u
+  A (*gradient)[D];    // d; the rows as in the tile
+
+  GRAD_HOST_DEVICE BackwardMemory(unsigned char* shared, size_t& used, int groups, const SumSizes& sizes,
+                                  int tile_rows, int warps)
+      : pitch((sizes.all() + 3) / 4 * 4),
+        sums(take<A>(shared, used, size_t{1} * groups * pitch)),
+        tile(shared, used, tile_rows, warps),
+        activation(take<A[D]>(shared, used, tile_rows)),
+        coordinate(take<A[D]>(shared, used, tile_rows)),
+        gradient(take<A[D]>(shared, used, tile_rows)) {}
 };
 
 template <int D, typename T, typename G, int kWidth, bool kWithLookup>
-__global__ void __launch_bounds__((kBackwardThreads<D, T>), 1)
+__global__ void __launch_bounds__((kBackwardThreads<D, T, kWidth>), 1)
     project_backward_kernel(const ProjectArgs<T, G> args,
                             const Accumulate<T>* __restrict__ activations,  // (N, D)
                             const T* __restrict__ grad_out, int64_t grad_out_stride,
                             const Accumulate<T>* __restrict__ grad_coords,  // (N, D), unless kWithLookup
-                            int64_t rows, int64_t rows_per_block, int cells,
-                            T* __restrict__ grad_hidden,     // (N, Ch), or null
-                            BlockSums<Accumulate<T>> parts,  // of the first block
-                            int64_t part_size) {             // from one block's sums to the next
+                            int64_t rows, int64_t rows_per_block, int tile_rows, int groups, int cells,
+                            T* __restrict__ grad_hidden,  // (N, Ch), or null
+                            const SumSizes sizes,
+                            Accumulate<T>* __restrict__ parts) {  // (blocks, sizes.all())
   using A = Accumulate<T>;
-  using Tile = SortedTile<A, D>;
-  constexpr int kRows = Tile::kRows;
+  constexpr int kGroup = sizeof(T) <= 4 ? 8 : D <= 3 ? 4 : 2;  // rows of h in flight, as registers allow
   extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ Tile tile;
-  __shared__ A activation[kRows][D], coordinate[kRows][D], gradient[kRows][D];  // a, u, d
-  const int warps = blockDim.x / kWarpSize;
-  A* dots = reinterpret_cast<A*>(shared);
-  A* sums = reinterpret_cast<A*>(shared + (kWithLookup ? dots_bytes<A, D>(warps) : 0));
-  const bool need_head = grad_hidden || parts.weight || parts.bias;
+  const int group_threads = blockDim.x / groups, warps = group_threads / kWarpSize;
+  const int group = threadIdx.x / group_threads, thread = threadIdx.x % group_threads;
+  size_t used = 0;
+  const BackwardMemory<A, D> memory(shared, used, groups, sizes, tile_rows, warps);
+  const SortedTile<A, D>& tile = memory.tile.tile;
+  A* const sums = memory.sums + group * memory.pitch;
+  const bool need_head = grad_hidden || sizes.weight || sizes.bias;
   const int columns = static_cast<int>(args.columns), hidden_columns = static_cast<int>(args.hidden_columns);
-  const int column = threadIdx.x * kWidth;
+  const int column = thread * kWidth;
 
-  if (kWithLookup && parts.grid) {
-    for (int i = threadIdx.x; i < cells * columns; i += blockDim.x) sums[i] = 0;
+  // Each thread the columns that are its own: nobody waits for them.
+  for (int cell = 0; kWithLookup && sizes.grid && column < columns && cell < cells; ++cell) {
+    store_packet<Cache::kShared>(sums + cell * columns + column, Packet<A, kWidth>{});
   }
-  __syncthreads();  // a block without rows writes them out at once
-  A weight[D][kWidth], grad_weight[D][kWidth], grad_bias = 0;
+  Packet<A, kWidth> weight[D] = {}, grad_weight[D] = {};
+  A grad_bias[D] = {};
+  if (column < hidden_columns) {
 #pragma unroll
-  for (int j = 0; j < D; ++j) {
-#pragma unroll
-    for (int i = 0; i < kWidth; ++i) {
-      weight[j][i] = column < hidden_columns ? args.weight[j * hidden_columns + column + i] : A{0};
-      grad_weight[j][i] = 0;
+    for (int j = 0; j < D; ++j) {
+      weight[j] = load_packet<Cache::kKeep, A, kWidth>(args.weight + j * hidden_columns + column);
     }
   }
 
-  const int64_t begin = blockIdx.x * rows_per_block, end = min(rows, begin + rows_per_block);
-  for (int64_t first = begin; first < end; first += kRows) {
-    const int size = static_cast<int>(min(int64_t{kRows}, end - first));
-    // Without a barrier: nobody reads the last tile's activations and coordinates any more.
-    for (int t = threadIdx.x; t < size; t += blockDim.x) {
-      float noise[D] = {};
-      if (kWithLookup && args.jitter.state) jitter_noise<D>(args.jitter, first + t, noise);
+  const int64_t block_begin = blockIdx.x * rows_per_block,
+                block_end = min(rows, block_begin + rows_per_block);
+  for (int64_t first = block_begin; first < block_end; first += tile_rows) {
+    const int size = static_cast<int>(min(int64_t{tile_rows}, block_end - first));
+    const int share = (size + groups - 1) / groups;
+    const int begin = min(group * share, size), end = min(begin + share, size);  // of this group, in the tile
+    const auto row_at = [&](int position) { return first + (kWithLookup ? tile.row[position] : position); };
+    if constexpr (kWithLookup) {
+      // Without a barrier: nobody reads the last tile's activations and coordinates any more.
+      for (int t = threadIdx.x; t < size; t += blockDim.x) {
+        float noise[D] = {};
+        if (args.jitter.state) jitter_noise<D>(args.jitter, first + t, noise);
 #pragma unroll
-      for (int j = 0; j < D; ++j) {
-        activation[t][j] = activations[(first + t) * D + j];
-        coordinate[t][j] = activation[t][j] + noise[j];
+        for (int j = 0; j < D; ++j) {
+          memory.activation[t][j] = activations[(first + t) * D + j];
+          memory.coordinate[t][j] = memory.activation[t][j] + noise[j];
+        }
       }
-    }
-    if constexpr (kWithLookup) {  // fill() begins with a barrier: coordinates are there
-      tile.fill(first, end, args.lattice, [&](int64_t row) { return coordinate[row - first]; });
-      scatter_tile<kWidth>(
-          tile, args.lattice, column < columns, grad_out,
-          [&](int64_t row) { return row * grad_out_stride + column; }, args.grid + column, args.columns,
-          parts.grid ? sums + column : nullptr, columns, need_head ? dots : nullptr);
-      __syncthreads();
-    } else {
-      __syncthreads();  // the last tile's gradients are done with
+      tile.fill(size, args.lattice, [&](int t) { return memory.coordinate[t]; });
+      scatter_tile<kWidth, T>(
+          tile, begin, end, args.lattice, thread, column < columns,
+          [&](int t) { return grad_out + (first + t) * grad_out_stride + column; }, args.grid + column,
+          args.columns, sizes.grid ? sums + column : nullptr, columns,
+          need_head ? memory.tile.dots : nullptr);
     }
     if (!need_head) continue;
+    Packet<T, kWidth> next[kGroup];
+    const auto load_next = [&](int position) {
+      load_rows(next, position, end, column < hidden_columns && sizes.weight,
+                [&](int p) { return args.hidden + row_at(p) * args.hidden_stride + column; });
+    };
+    load_next(begin);  // on their way while the block meets
+    __syncthreads();   // dots are there, the last tile's gradients are done with
 
     // d_j = dcoord_j (1 - a_j^2), as tanh' = 1 - tanh^2 and jitter adds a constant.
     for (int t = threadIdx.x; t < size; t += blockDim.x) {
       A of_coords[D];
-      int row = t;
-      if constexpr (kWithLookup) {
-        row = static_cast<int>(tile.row[t] - first);
-        coords_gradient(tile, t, args.lattice, dots, warps, of_coords);
-      } else {
-#pragma unroll
-        for (int j = 0; j < D; ++j) of_coords[j] = grad_coords[(first + t) * D + j];
-      }
+      if constexpr (kWithLookup) coords_gradient(tile, t, memory.tile.dots, warps, of_coords);
 #pragma unroll
       for (int j = 0; j < D; ++j) {
-        gradient[row][j] = of_coords[j] * (1 - activation[row][j] * activation[row][j]);
+        if constexpr (!kWithLookup) of_coords[j] = grad_coords[(first + t) * D + j];
+        const A a = kWithLookup ? memory.activation[tile.row[t]][j] : activations[(first + t) * D + j];
+        memory.gradient[t][j] = of_coords[j] * (1 - a * a);
       }
     }
     __syncthreads();
 
-    // dh = sum_j d_j W_j, dW_j += d_j h, each thread its columns; db_j += d_j, thread j.
-    if (column < hidden_columns) {
-#pragma unroll 4
-      for (int r = 0; r < size; ++r) {
-        const auto h =
-            load_packet<Cache::kStream, T, kWidth>(args.hidden + (first + r) * args.hidden_stride + column);
-        Packet<T, kWidth> to_hidden;
+    // dh = sum_j d_j W_j, dW_j += d_j h, each thread its columns; db_j += d_j.
+    for (int position = begin; position < end; position += kGroup) {
+      Packet<T, kWidth> h[kGroup];
 #pragma unroll
-        for (int i = 0; i < kWidth; ++i) {
-          A sum = 0;
+      for (int r = 0; r < kGroup; ++r) h[r] = next[r];
+      load_next(position + kGroup);
 #pragma unroll
-          for (int j = 0; j < D; ++j) {
-            sum += gradient[r][j] * weight[j][i];
-            grad_weight[j][i] += gradient[r][j] * load(h.value[i]);
+      for (int r = 0; r < kGroup; ++r) {
+        if (position + r >= end) continue;
+        Packet<A, kWidth> to_hidden = {};
+#pragma unroll
+        for (int j = 0; j < D; ++j) {
+          const A d = memory.gradient[position + r][j];
+          grad_bias[j] += d;
+#pragma unroll
+          for (int i = 0; i < kWidth; ++i) {
+            to_hidden.value[i] += d * weight[j].value[i];
+            grad_weight[j].value[i] += d * load(h[r].value[i]);
           }
-          store(&to_hidden.value[i], sum);
         }
-        if (grad_hidden) store_packet(grad_hidden + (first + r) * args.hidden_columns + column, to_hidden);
+        if (!grad_hidden || column >= hidden_columns) continue;
+        Packet<T, kWidth> out;
+#pragma unroll
+        for (int i = 0; i < kWidth; ++i) store(&out.value[i], to_hidden.value[i]);
+        store_packet(grad_hidden + row_at(position + r) * hidden_columns + column, out);
       }
-    }
-    if (threadIdx.x < D) {
-      for (int r = 0; r < size; ++r) grad_bias += gradient[r][threadIdx.x];
     }
   }
 
-  const int64_t part = blockIdx.x * part_size;
-  if (kWithLookup && parts.grid && column < columns) {
-    for (int cell = 0; cell < cells; ++cell) {
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) {
-        parts.grid[part + cell * columns + column + i] = sums[cell * columns + column + i];
-      }
-    }
-  }
-  if (parts.weight && column < hidden_columns) {
+  if (sizes.weight && column < hidden_columns) {
 #pragma unroll
     for (int j = 0; j < D; ++j) {
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i)
-        parts.weight[part + j * hidden_columns + column + i] = grad_weight[j][i];
+      store_packet<Cache::kShared>(sums + sizes.grid + j * hidden_columns + column, grad_weight[j]);
     }
   }
-  if (parts.bias && threadIdx.x < D) parts.bias[part + threadIdx.x] = grad_bias;
+  if (sizes.bias && thread == 0) {
+#pragma unroll
+    for (int j = 0; j < D; ++j) sums[sizes.grid + sizes.weight + j] = grad_bias[j];
+  }
+  __syncthreads();  // the groups' sums are there
+#pragma unroll 4
+  for (int i = threadIdx.x; i < sizes.all(); i += blockDim.x) {
+    A sum = 0;
+    for (int g = 0; g < groups; ++g) sum += memory.sums[g * memory.pitch + i];
+    parts[int64_t{blockIdx.x} * sizes.all() + i] = sum;
+  }
 }
 
-template <int D, int kWidth, bool kWithLookup, typename T, typename G>
-void launch_backward(const ProjectArgs<T, G>& args, const ProjectPlan& plan, const Accumulate<T>* activations,
-                     const T* grad_out, int64_t grad_out_stride, const Accumulate<T>* grad_coords,
-                     int64_t rows, T* grad_hidden, const BlockSums<Accumulate<T>>& parts, int64_t part_size,
-                     Stream stream) {
-  auto* kernel = project_backward_kernel<D, T, G, kWidth, kWithLookup>;
-  allow_shared_memory(kernel, plan.shared_bytes);
-  kernel<<<static_cast<unsigned>(plan.parts), plan.threads, plan.shared_bytes, stream>>>(
-      args, activations, grad_out, grad_out_stride, grad_coords, rows, divide_up(rows, plan.parts),
-      static_cast<int>(args.lattice.cells(D)), grad_hidden, parts, part_size);
-}
+// Where the totals of a block's sums belong.
+template <typename A, typename G>
+struct WriteGradients {
+  SumSizes sizes;
+  G* grid;
+  A *weight, *bias;
+  __device__ void operator()(int64_t i, A total) const {
+    if (i < sizes.grid) {
+      store(grid + i, total);
+    } else if (i < sizes.grid + sizes.weight) {
+      weight[i - sizes.grid] = total;
+    } else {
+      bias[i - sizes.grid - sizes.weight] = total;
+    }
+  }
+};
 
 // Whether a warp can read h and W in packets of kWidth columns.
 template <typename T, typename G>
@@ -284,17 +307,31 @@ ProjectPlan plan_project_cuda(const ProjectArgs<T, G>& args, const T* grad_out, 
                       grad::is_packed(grad_out, grad_out_stride, kWidth) &&
                       grad::is_packed(grad_hidden, args.hidden_columns, kWidth) &&
                       grad::is_packed(args.grid, args.columns, kWidth);
+  using Tile = SortedTile<A, D>;
   ProjectPlan plan{};
   plan.width = packed ? kWidth : 1;
+  plan.parts = std::clamp<int64_t>(rows / 128, 1, multiprocessors());
+  const int most_threads = packed ? kBackwardThreads<D, T, kWidth> : kBackwardThreads<D, T, 1>;
   const int64_t columns = std::max(args.columns, args.hidden_columns);
   const int64_t warps = std::max<int64_t>(divide_up<int64_t>(columns, plan.width * kWarpSize), 1);
-  constexpr int kMaxThreads = kBackwardThreads<D, T>;
-  plan.threads = static_cast<int>(std::min<int64_t>(warps * kWarpSize, kMaxThreads));
-  plan.shared_bytes = dots_bytes<A, D>(plan.threads / kWarpSize) +
-                      (with_grid ? sizeof(A) * args.lattice.cells(D) * args.columns : 0);
-  const size_t declared = sizeof(SortedTile<A, D>) + 3 * SortedTile<A, D>::kRows * D * sizeof(A);
-  plan.fits = columns <= kMaxThreads * plan.width && plan.shared_bytes <= shared_memory_limit(declared);
-  plan.parts = std::clamp<int64_t>(rows / 512, 1, 3 * multiprocessors());
+  if (warps * kWarpSize > most_threads) return plan;
+  const int64_t grid_size = with_grid ? args.lattice.cells(D) * args.columns : 0;
+  const size_t most_bytes = shared_memory_limit();
+  if (sizeof(A) * grid_size > most_bytes) return plan;
+  const SumSizes sizes{static_cast<int>(grid_size), static_cast<int>(D * args.hidden_columns), D};
+  const auto fits = [&](int groups, int tile_rows) {
+    size_t used = 0;
+    const BackwardMemory<A, D> memory(nullptr, used, groups, sizes, tile_rows, static_cast<int>(warps));
+    plan.groups = groups;
+    plan.threads = static_cast<int>(groups * warps * kWarpSize);
+    plan.tile_rows = tile_rows;
+    plan.shared_bytes = used;
+    return used <= most_bytes;
+  };
+  // One group and small tiles for large grids; else the groups that fit with large ones.
+  int groups = static_cast<int>(most_threads / (warps * kWarpSize));
+  while (groups > 1 && !fits(groups, Tile::kMostRows)) --groups;
+  plan.fits = fits(groups, Tile::kMostRows) || fits(1, Tile::kFewestRows);
   return plan;
 }
 
@@ -306,16 +343,16 @@ void project_backward_cuda(const ProjectArgs<T, G>& args, const ProjectPlan& pla
                            Stream stream) {
   using A = Accumulate<T>;
   constexpr int kWidth = kBackwardWidth<D, T>;
-  const int64_t grid_size = grad_grid ? args.lattice.cells(D) * args.columns : 0;
-  const int64_t weight_size = gradients.grad_weight ? D * args.hidden_columns : 0;
-  const int64_t bias_size = gradients.grad_bias ? D : 0;
-  const int64_t size = grid_size + weight_size + bias_size;
-  const BlockSums<A> parts{grad_grid ? workspace : nullptr, weight_size ? workspace + grid_size : nullptr,
-                           bias_size ? workspace + grid_size + weight_size : nullptr};
+  const auto cells = static_cast<int>(args.lattice.cells(D));
+  const SumSizes sizes{grad_grid ? static_cast<int>(cells * args.columns) : 0,
+                       gradients.grad_weight ? static_cast<int>(D * args.hidden_columns) : 0,
+                       gradients.grad_bias ? D : 0};
   const auto launch = [&](auto with_lookup, auto width) {
-    launch_backward<D, decltype(width)::value, decltype(with_lookup)::value>(
-        args, plan, activations, grad_out, grad_out_stride, grad_coords, rows, gradients.grad_hidden, parts,
-        size, stream);
+    auto* kernel = project_backward_kernel<D, T, G, decltype(width)::value, decltype(with_lookup)::value>;
+    allow_shared_memory(kernel, plan.shared_bytes);
+    kernel<<<static_cast<unsigned>(plan.parts), plan.threads, plan.shared_bytes, stream>>>(
+        args, activations, grad_out, grad_out_stride, grad_coords, rows, divide_up(rows, plan.parts),
+        plan.tile_rows, plan.groups, cells, gradients.grad_hidden, sizes, workspace);
   };
   const auto launch_width = [&](auto with_lookup) {
     if (plan.width == kWidth) {
@@ -329,10 +366,8 @@ void project_backward_cuda(const ProjectArgs<T, G>& args, const ProjectPlan& pla
   } else {
     launch_width(std::true_type{});
   }
-  sum_parts_cuda(workspace, plan.parts, size, grid_size, grad_grid, stream);
-  sum_parts_cuda(workspace + grid_size, plan.parts, size, weight_size, gradients.grad_weight, stream);
-  sum_parts_cuda(workspace + grid_size + weight_size, plan.parts, size, bias_size, gradients.grad_bias,
-                 stream);
+  sum_parts_cuda(workspace, plan.parts, sizes.all(), sizes.all(),
+                 WriteGradients<A, G>{sizes, grad_grid, gradients.grad_weight, gradients.grad_bias}, stream);
 }
 
 #define GRAD_INSTANTIATE(D, T, G)                                                                            \

@@ -116,22 +116,18 @@ def test_share_of_bank_conflicts(launch):
     assert emulated.predict(launch, 128, DEVICE).conflicts == pytest.approx(10 / 56)
 
 
-def test_a_plan_that_fills_the_device_follows_it(launch):
-    predicted = emulated.predict(replace(launch, blocks=3 * 132), 128, DEVICE)
-    assert predicted.launch.blocks == 3 * 10
-
-
 def test_the_slowest_resource_decides(launch):
     predicted = emulated.predict(launch, 128, DEVICE, flops=1e9)
     assert predicted.limit == "arithmetic"
     assert predicted.time == pytest.approx(100 + emulated.LAUNCH_US)
 
 
-def test_a_whole_launch_is_scaled_to_the_size_of_a_sample(launch):
-    larger = emulated.launch_of(counted(2, grid=60), counted(4, grid=60))
-    result = emulated.scaled(launch, larger, 3)
-    assert result == larger
-    assert emulated.scaled(launch, replace(larger, loads=0.0), 3).loads == 3 * launch.loads
+def test_loads_ahead_wait_beside_the_others(launch, monkeypatch):
+    kernel = replace(emulated.KERNELS["refine_forward_kernel"], ahead=0.75)
+    monkeypatch.setitem(emulated.KERNELS, "refine_forward_kernel", kernel)
+    predicted = emulated.predict(launch, 128, DEVICE)
+    # Of 125 clocks for loads a quarter is waited for; the others' 131.5 hide the rest.
+    assert predicted.times["latency"] == pytest.approx((125 / 4 + 131.5) / 1e3)
 
 
 def test_rows_of_a_case(launch):

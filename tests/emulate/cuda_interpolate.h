@@ -51,6 +51,7 @@ struct CudaInterpolate {
   template <int D, typename Case>
   static grad::ColumnPlan forced(const Case& c, grad::ColumnPlan plan) {
     plan.splits = c.random().integer(1, 5);
+    plan.tile_rows = static_cast<int>(c.random().integer(1, plan.tile_rows));
     if (c.columns() == 0 || c.random().chance(50)) return plan;
     const int64_t fewer_bytes = plan.shared_bytes / (plan.threads / 32);
     const int64_t columns = std::min<int64_t>(32 * plan.width, c.columns());

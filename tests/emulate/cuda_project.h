@@ -51,6 +51,10 @@ struct CudaProject {
     in_parts<D>(c, backward, plan, grad_hidden);
     if (c.rows() == 0 || c.cells() > 1 << 14) return;  // many cells take long
     plan.parts = c.random().integer(1, 5);
+    const int groups = static_cast<int>(c.random().integer(1, plan.groups));
+    plan.threads = plan.threads / plan.groups * groups;
+    plan.groups = groups;
+    plan.tile_rows = static_cast<int>(c.random().integer(1, plan.tile_rows));
     in_parts<D>(c, backward, plan, grad_hidden);
   }
 
@@ -78,8 +82,9 @@ struct CudaProject {
     Buffer<Device, A> workspace(plan.parts * (grid_size + weight_size + bias_size));
     Buffer<Device, typename Case::Parameter> grad_grid(grid_size, c.shift());
     const std::string what = std::string(backward.grad_coords ? "head backward, " : "backward, ") +
-                             std::to_string(plan.threads) + " threads, " + std::to_string(plan.parts) +
-                             " parts";
+                             std::to_string(plan.threads) + " threads, " + std::to_string(plan.groups) +
+                             " groups, " + std::to_string(plan.tile_rows) + " rows a tile, " +
+                             std::to_string(plan.parts) + " parts";
     InOrders(c.checker(), c.random(), what)
         .output(grad_hidden, "grad_hidden")
         .output(grad_weight, "grad_weight")

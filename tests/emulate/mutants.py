@@ -37,33 +37,34 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
-        "no barrier before a tile is filled",
+        "no barrier between the ranks and their use",
         CORNERS,
-        "__syncthreads();  // the last tile is done with",
-        "",
-        "fault: race",
+        "key[rank] = static_cast<int>(cell_key(its_cell, lattice));\n    }\n    __syncthreads();",
+        "key[rank] = static_cast<int>(cell_key(its_cell, lattice));\n    }",
+        "fault: ",
     ),
     Mutant(
         "no barrier between the keys and their ranks",
         CORNERS,
         "    }\n    __syncthreads();\n    for (int t = threadIdx.x; t < rows; t += blockDim.x) {\n"
-        "      int rank = 0;",
-        "    }\n    for (int t = threadIdx.x; t < rows; t += blockDim.x) {\n      int rank = 0;",
+        "      const unsigned own",
+        "    }\n    for (int t = threadIdx.x; t < rows; t += blockDim.x) {\n"
+        "      const unsigned own",
         "fault: ",
     ),
     Mutant(
-        "no barrier after the zeros of the gradient",
-        INTERPOLATE,
-        "__syncthreads();  // a block without rows writes them out at once",
+        "no barrier before the groups' sums are added",
+        PROJECT,
+        "__syncthreads();  // the groups' sums are there",
         "",
         "fault: ",
     ),
     Mutant(
         "no barrier before the head's gradients are overwritten",
         PROJECT,
-        "__syncthreads();  // the last tile's gradients are done with",
+        "__syncthreads();   // dots are there, the last tile's gradients are done with",
         "",
-        "fault: race",
+        "fault: ",
     ),
     Mutant(
         "no barrier between the head's gradients and their use",
@@ -124,15 +125,15 @@ MUTANTS = (
     Mutant(
         "the stride of another row",
         PROJECT,
-        "args.hidden + (first + r) * args.hidden_stride + column",
-        "args.hidden + (first + r) * args.hidden_columns + column",
+        "args.hidden + row_at(p) * args.hidden_stride + column",
+        "args.hidden + row_at(p) * args.hidden_columns + column",
         "",
     ),
     Mutant(
         "the pitch of a block instead of the grid's",
         INTERPOLATE,
-        "const int64_t place = cell * args.columns + column + i;",
-        "const int64_t place = cell * int64_t{block_columns} + column + i;",
+        "const int64_t place = cell * args.columns + column;",
+        "const int64_t place = cell * int64_t{block_columns} + column;",
         "",
     ),
     Mutant(
@@ -145,8 +146,8 @@ MUTANTS = (
     Mutant(
         "room for the products of one warp too few",
         CORNERS,
-        "return sizeof(A) * warps *",
-        "return sizeof(A) * (warps - 1) *",
+        "size_t{1} * warps * rows",
+        "size_t{1} * (warps - 1) * rows",
         "fault: ",
     ),
     Mutant(
@@ -159,8 +160,8 @@ MUTANTS = (
     Mutant(
         "sums that are not set to zero",
         INTERPOLATE,
-        "i += blockDim.x) sums[i] = 0;",
-        "i += blockDim.x) (void)0;",
+        "store_packet<Cache::kShared>(sums + cell * block_columns, Packet<A, kWidth>{});",
+        "",
         "fault: uninitialised",
     ),
     Mutant(
@@ -173,23 +174,30 @@ MUTANTS = (
     Mutant(
         "shared memory that is not asked for",
         "common/device.cuh",
-        "if (bytes > 32 * 1024)",
+        "if (bytes > 48 * 1024)",
         "if (bytes > 1024 * 1024)",
         "fault: launch",
     ),
     Mutant(
-        "declared shared memory not rounded up",
+        "arrays of shared memory not rounded up",
         "common/device.cuh",
-        "return all - (declared + 15) / 16 * 16;",
-        "return all - declared;",
-        "fault: launch",
+        "used += (count * sizeof(X) + 15) / 16 * 16;",
+        "used += count * sizeof(X);",
+        "fault: misaligned",
+    ),
+    Mutant(
+        "a row that two groups take",
+        PROJECT,
+        "min(begin + share, size);",
+        "min(begin + share + 1, size);",
+        "fault: race",
     ),
     Mutant(
         "no threads without columns",
         PROJECT,
         "std::max<int64_t>(divide_up<int64_t>(columns, plan.width * kWarpSize), 1)",
         "divide_up<int64_t>(columns, plan.width * kWarpSize)",
-        "fault: launch",
+        "fault: ",
     ),
     Mutant(
         "no slice without columns",

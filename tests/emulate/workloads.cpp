@@ -6,6 +6,8 @@
 //   images, pixels (784), channels (216)   N = images * pixels rows
 //   dims (2), cells (8, of lookup 4)       axes of the grid, and cells along each
 //   blocks (0)                             of each launch run, evenly spaced; 0: all
+//   multiprocessors (132), shared (227)    of the device that is planned for: how many, and KiB of a block
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -26,8 +28,9 @@ using A = grad::Accumulate<T>;
 template <typename X>
 using Device = Buffer<DeviceMemory, X>;
 
-std::map<std::string, int64_t> numbers = {{"images", 16}, {"pixels", 784}, {"channels", 216},
-                                          {"dims", 2},    {"cells", 0},    {"blocks", 0}};
+std::map<std::string, int64_t> numbers = {
+    {"images", 16}, {"pixels", 784}, {"channels", 216},        {"dims", 2},
+    {"cells", 0},   {"blocks", 0},   {"multiprocessors", 132}, {"shared", 227}};
 
 grad::Lattice lattice_of(int dims, int64_t cells) {
   grad::Lattice lattice{{1, 1, 1, 1}, false, false};
@@ -66,6 +69,18 @@ void project(const std::string& sizes) {
   launch("project forward", sizes);
   grad::project_forward_cuda<D>(args, out.get(), columns, activations.get(), rows, nullptr);
 
+  // Backward needs the coordinates of all rows, whose cells decide how often a thread changes its corners.
+  if (numbers["blocks"] != 0) {
+    for (int64_t n = 0; n < rows; ++n) {
+      for (int j = 0; j < D; ++j) {
+        A sum = bias[j];
+        for (int64_t c = 0; c < columns; ++c) {
+          sum += weight[j * columns + c] * grad::load(hidden.get()[n * columns + c]);
+        }
+        activations.put(n * D + j, std::tanh(sum));
+      }
+    }
+  }
   launch("project backward", sizes);
   const grad::ProjectPlan plan =
       grad::plan_project_cuda<D>(args, out.get(), columns, grad_hidden.get(), rows, true);
@@ -144,6 +159,8 @@ int main(int count, char** arguments) {
   }
   if (numbers["cells"] == 0) numbers["cells"] = work == "lookup" ? 4 : 8;
   emulate::set_block_limit(numbers["blocks"]);
+  emulate::limits = {static_cast<int>(numbers["multiprocessors"]),
+                     static_cast<size_t>(numbers["shared"]) * 1024};
   const std::string sizes =
       std::to_string(numbers["images"]) + " images, " + std::to_string(numbers["pixels"]) + " pixels, " +
       std::to_string(numbers["channels"]) + " channels, " + std::to_string(numbers["cells"]) +

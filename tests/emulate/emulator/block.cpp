@@ -116,7 +116,7 @@ bool check_settings(const Settings& s, size_t dynamic_limit) {
 }  // namespace
 
 void allow_dynamic_shared(const void* function, int bytes) {
-  if (bytes > static_cast<int>(kSharedBytes)) {
+  if (bytes > static_cast<int>(limits.shared_bytes)) {
     fault("launch", nullptr, std::to_string(bytes) + " bytes of shared memory asked for");
   }
   dynamic_limits[function] = bytes;
@@ -149,7 +149,7 @@ void run_grid(const char* kernel, const void* function, const Settings& settings
     state.in_kernel = false;
     on_block_end();
     declared = close_shared();
-    if (declared + settings.shared > (asked ? kSharedBytes : kSharedBytesUnasked)) {
+    if (declared + settings.shared > (asked ? limits.shared_bytes : kSharedBytesUnasked)) {
       fault("launch", nullptr,
             std::to_string(declared) + " + " + std::to_string(settings.shared) + " bytes of shared memory");
     }

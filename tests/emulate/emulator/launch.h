@@ -6,9 +6,12 @@
 
 namespace emulate {
 
-// Of compute capability 9.0.
-constexpr size_t kMultiprocessors = 132;
-constexpr size_t kSharedBytes = 227 * 1024;        // the most that a block may have
+// Of compute capability 9.0, but what plans depend on can be another device's.
+struct Limits {
+  int multiprocessors = 132;
+  size_t shared_bytes = 227 * 1024;  // the most that a block may have
+};
+inline Limits limits;
 constexpr size_t kSharedBytesUnasked = 48 * 1024;  // without cudaFuncSetAttribute
 constexpr int kWarp = 32;
 

@@ -21,17 +21,33 @@ struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
-struct alignas(16) uint4 {
-  unsigned x, y, z, w;
-};
-struct alignas(8) uint2 {
-  unsigned x, y;
-};
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
 
 #include "emulator/launch.h"
+
+// Machine words of several values: a copy is one access, as with CUDA.
+template <typename Values>
+struct alignas(sizeof(Values)) EmulatedWord : Values {
+  EmulatedWord() = default;
+  __forceinline__ EmulatedWord(const EmulatedWord& other) {
+    emulate::load_bytes(&other, this, sizeof(other));
+  }
+  __forceinline__ EmulatedWord& operator=(const EmulatedWord& other) {
+    const EmulatedWord word(other);
+    emulate::store_bytes(this, &word, sizeof(word));
+    return *this;
+  }
+};
+struct EmulatedPair {
+  unsigned x, y;
+};
+struct EmulatedQuad {
+  unsigned x, y, z, w;
+};
+using uint2 = EmulatedWord<EmulatedPair>;
+using uint4 = EmulatedWord<EmulatedQuad>;
 
 // Barriers and exchanges ----------------------------------------------------------------------------------
 
@@ -107,8 +123,8 @@ inline cudaError_t cudaGetDevice(int* device) {
   return cudaSuccess;
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = static_cast<int>(attribute == cudaDevAttrMultiProcessorCount ? emulate::kMultiprocessors
-                                                                        : emulate::kSharedBytes);
+  *value = attribute == cudaDevAttrMultiProcessorCount ? emulate::limits.multiprocessors
+                                                       : static_cast<int>(emulate::limits.shared_bytes);
   return cudaSuccess;
 }
 template <typename F>
