@@ -8,8 +8,7 @@ from pathlib import Path
 
 from grad.data.samples import WhiteLevel, check_white_level
 from grad.score.rates import RATE_HELP, Rate, check_rate, check_share
-from grad.system.command_line import argument, class_list, option
-from grad.system.errors import GradError
+from grad.system.command_line import argument, check_lowest, class_list, option
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,7 @@ class CheckOptions:
     workers: int | None = option(None, "Threads that decode images; none: one a core, at most 8.")
 
     def __post_init__(self) -> None:
-        if self.image_size < 16:
-            raise GradError(f"--image-size {self.image_size} is too small: give 16 or more.")
-        if self.workers is not None and self.workers < 1:
-            raise GradError(f"--workers {self.workers} is too small: give 1 or more.")
+        check_lowest(self, image_size=16, workers=1)
         check_white_level(self.white_level)
         check_share(self.calibration_share)
         check_rate(self.false_alarm_rate)

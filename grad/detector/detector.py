@@ -27,11 +27,11 @@ from grad.data.sources import Item, One, items_of
 from grad.data.tiling import Tiling, tiling_of
 from grad.detector.checkpoint import LoadedModel, ModelInfo, load_checkpoint
 from grad.detector.engine import Engine
-from grad.detector.result import Result, check_score, no_thresholds
+from grad.detector.result import Result, check_score
 from grad.detector.threads import work_in_threads
 from grad.score.anomaly_map import score_tiles
 from grad.score.rates import Rate
-from grad.score.thresholds import Calibration
+from grad.score.thresholds import Calibration, no_thresholds
 from grad.system.devices import Precision, default_workers, find_device
 from grad.system.errors import GradError
 

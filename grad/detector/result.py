@@ -14,7 +14,7 @@ from grad.data.picture import Picture
 from grad.data.sources import Item
 from grad.score.heat import overlay
 from grad.score.regions import Region, find_regions, resize_map
-from grad.score.thresholds import Threshold
+from grad.score.thresholds import Threshold, no_thresholds
 from grad.system.errors import GradError
 
 
@@ -166,11 +166,3 @@ def check_score(name: str, score: float) -> None:
             f"{name} has the score {score}, so it is neither good nor anomalous: the numbers in "
             "the network grew too large; try --precision float32, or train again."
         )
-
-
-def no_thresholds(who: str) -> str:
-    """The sentence for a model, or an image that it judged, without a calibration."""
-    return (
-        f"{who} has no threshold, as training was interrupted before there was one: "
-        "`python -m grad.train --resume RUN` goes on, scores and maps work without."
-    )

@@ -10,7 +10,7 @@ from typing import Literal
 
 from grad.data.samples import MaskRule
 from grad.score.rates import RATE_HELP, Rate, check_rate
-from grad.system.command_line import argument, class_list, flag, option
+from grad.system.command_line import argument, check_lowest, class_list, flag, option
 from grad.system.errors import GradError
 
 
@@ -62,8 +62,7 @@ class EvaluateOptions:
                 )
         if isinstance(self.threshold, float) and not 0.0 < self.threshold < math.inf:
             raise GradError(f"--threshold {self.threshold} must be an image score above 0.")
-        if self.workers is not None and self.workers < 1:
-            raise GradError(f"--workers {self.workers} is too small: give 1 or more.")
+        check_lowest(self, workers=1)
         for name in ("classes", "out"):
             if self.data is None and getattr(self, name) is not None:
                 raise GradError(f"{flag(name)} needs --data: the run's own results are in the run.")

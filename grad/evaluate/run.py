@@ -34,7 +34,7 @@ from grad.report.write import update_report
 from grad.score.dataset import good_scores, left_out_scores
 from grad.score.records import ImageRecord, read_records
 from grad.score.rules import choose_thresholds
-from grad.score.thresholds import Calibration, calibrate
+from grad.score.thresholds import Calibration, calibrate, no_thresholds
 from grad.score.verdicts import judge_all
 from grad.system.devices import default_workers, find_device
 from grad.system.errors import GradError, first_line
@@ -118,10 +118,8 @@ def rejudge(options: EvaluateOptions, console: Console) -> None:
     for file, classes in _files(run, summary).items():
         calibration = load_calibration(file)[1]
         if calibration is None:
-            raise GradError(
-                f"The model {file} has no thresholds, as its training was interrupted: give "
-                "--data DIR with good training images to make some."
-            )
+            advice = "give --data DIR with good training images to make some."
+            raise GradError(no_thresholds(f"The model {file}", advice))
         mine = [record for record in records if record.class_name in classes]
         changed[file] = choose_thresholds(
             calibration, mine, options.threshold, options.false_alarm_rate
@@ -238,10 +236,8 @@ def _calibrate(
     """Thresholds for a model that has none, from the folder's good training images."""
     good = [sample for sample in dataset.train if sample.class_name in loaded.info.classes]
     if not good:
-        raise GradError(
-            f"The model {options.model} has no thresholds, as its training was interrupted, and "
-            f"--data {options.data} has no good training images of its classes to make some from."
-        )
+        advice = f"--data {options.data} needs good training images of its classes to make some."
+        raise GradError(no_thresholds(f"The model {options.model}", advice))
     features = _features(good, loaded, options, console)
     model, info = loaded.model, loaded.info
     if model.statistics is None:

@@ -20,6 +20,7 @@ from grad.detector.detector import Detector
 from grad.export.formats.base import FORMATS, Format
 from grad.export.graph import Column, ExportGraph, columns, facts, trace
 from grad.export.verify import Parity, batches, verify
+from grad.score.thresholds import no_thresholds
 from grad.system.errors import GradError
 from grad.system.files import replacing
 
@@ -114,10 +115,7 @@ def _output_file(options: ExportOptions, file_format: Format) -> Path:
 def _columns(loaded: LoadedModel, options: ExportOptions) -> tuple[Column, ...]:
     calibration = loaded.calibration
     if calibration is None:
-        raise GradError(
-            f"The model {options.model} has no thresholds, as its training was interrupted: "
-            "train it again."
-        )
+        raise GradError(no_thresholds(f"The model {options.model}"))
     if options.false_alarm_rate is not None:
         calibration = calibration.at_rate(options.false_alarm_rate)
     return columns(calibration, options.class_name)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from grad.score.rates import RATE_HELP, Rate
-from grad.system.command_line import argument, flag, option
+from grad.system.command_line import argument, check_lowest, flag, option
 from grad.system.errors import GradError
 
 
@@ -66,10 +66,7 @@ class PredictOptions:
     strict: bool = option(False, "Stop at images that can't be read, not leave them out.")
 
     def __post_init__(self) -> None:
-        for name in ("limit", "batch_size", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise GradError(f"{flag(name)} {value} is too small: give 1 or more.")
+        check_lowest(self, limit=1, batch_size=1, workers=1)
         if self.out is None:
             for name in ("overlays", "maps", "masks"):
                 if getattr(self, name):

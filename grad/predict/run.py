@@ -17,6 +17,7 @@ from grad.detector.detector import Detector, Result
 from grad.predict.options import PredictOptions
 from grad.predict.outputs import Pictures, Tables, join_parts, tables
 from grad.score.drift import DRIFT, DriftWatch
+from grad.score.thresholds import no_thresholds
 from grad.system import distributed
 from grad.system.devices import find_device
 from grad.system.errors import GradError, raise_once
@@ -107,10 +108,7 @@ def _load(options: PredictOptions, device: torch.device) -> Detector:
         detector = detector.with_threshold(options.threshold)
     for name, given in (("masks", options.masks), ("fail-on-anomaly", options.fail_on_anomaly)):
         if given and detector.calibration is None:
-            raise GradError(
-                f"--{name} needs thresholds, and the model {options.model} has none, as its "
-                "training was interrupted: `python -m grad.train --resume RUN` goes on."
-            )
+            raise GradError(no_thresholds(f"The model {options.model}, for --{name},"))
     return detector
 
 

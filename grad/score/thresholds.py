@@ -335,6 +335,13 @@ def calibrate(
     ).at_rate(false_alarm_rate)
 
 
+def no_thresholds(
+    who: str, advice: str = "`grad train --resume RUN` goes on; scores and maps work without."
+) -> str:
+    """The sentence for a model, or an image that it judged, without a calibration."""
+    return f"{who} has no thresholds, as training was interrupted before they were made: {advice}"
+
+
 def _threshold_of(values: Mapping[str, Any]) -> Threshold:
     interval = values.get("interval")
     return Threshold(**{**values, "interval": None if interval is None else tuple(interval)})

@@ -16,7 +16,7 @@ from torch import Tensor
 from grad.data.picture import Picture
 from grad.score.heat import colours, overlay
 from grad.score.regions import Region, find_regions, resize_map
-from grad.score.thresholds import Calibration, Method, Threshold
+from grad.score.thresholds import Calibration, Method, Threshold, no_thresholds
 from grad.serve.scorer import Scorer
 from grad.serve.settings import ServeSettings
 from grad.serve.uploads import FORMATS
@@ -25,10 +25,7 @@ from grad.system.version import __version__
 PREVIEW, OVERLAY = 1024, 4096  # pixels, longest sides at most
 _MOST_SCORES = 1000  # good scores of a class that /info lists; of more, evenly spaced ranks
 
-NO_CALIBRATION = (
-    "This model has no thresholds, as its training was interrupted before they were made: images "
-    "are scored, but not judged."
-)
+NO_CALIBRATION = no_thresholds("This model", "images are scored, but not judged.")
 
 
 class AnomalyMap(BaseModel):

@@ -85,6 +85,14 @@ def flag(name: str) -> str:
     return "--" + key(name).replace("_", "-")
 
 
+def check_lowest(options: Any, **lowest: int) -> None:
+    """Raise a GradError for an option that was given and is below the lowest value it may have."""
+    for name, limit in lowest.items():
+        value = getattr(options, name)
+        if value is not None and value < limit:
+            raise GradError(f"{flag(name)} {value} is too small: give {limit} or more.")
+
+
 def key(name: str) -> str:
     """A field in a file of options: ``global_`` has its last underscore for Python alone."""
     return name.rstrip("_")

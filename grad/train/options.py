@@ -16,7 +16,15 @@ from grad.data.samples import FULL_WHITE, MaskRule, WhiteLevel, check_white_leve
 from grad.data.tiling import Tiling, tiling_of
 from grad.model.presets import JitterMode, Lookup, Parts, Preset, Refine
 from grad.score.rates import RATE_HELP, Rate, check_rate, check_share
-from grad.system.command_line import class_list, flag, given_options, key, option, parse_options
+from grad.system.command_line import (
+    check_lowest,
+    class_list,
+    flag,
+    given_options,
+    key,
+    option,
+    parse_options,
+)
 from grad.system.errors import GradError, raise_once
 from grad.system.files import replacing
 from grad.train.resume import allowed_changes, find_options
@@ -161,22 +169,9 @@ class TrainOptions:
     global_entries: int = option(16, "Entries of the global vq or attention.")
 
     def __post_init__(self) -> None:
-        lowest = {
-            "few_shot": 1,
-            "epochs": 1,
-            "batch_size": 1,
-            "image_size": 16,
-            "workers": 1,
-            "seed": 0,
-            "local_resolution": 1,
-            "global_resolution": 1,
-            "local_entries": 1,
-            "global_entries": 1,
-        }
-        for name, limit in lowest.items():
-            value = getattr(self, name)
-            if value is not None and value < limit:
-                raise GradError(f"{flag(name)} {value} is too small: give {limit} or more.")
+        check_lowest(self, few_shot=1, epochs=1, batch_size=1, image_size=16, workers=1, seed=0)
+        check_lowest(self, local_resolution=1, global_resolution=1)
+        check_lowest(self, local_entries=1, global_entries=1)
         if self.seed >= 2**63:
             raise GradError(f"--seed {self.seed} is too large: give less than 2^63.")
         for name in ("local_dims", "global_dims"):

@@ -202,7 +202,7 @@ def test_without_thresholds_scores_work_and_verdicts_say_why_not(without_thresho
     result = without_thresholds.predict(pixels())
     assert result.score > 0 and result.overlay().width == SIZE
     for name in ("threshold", "value", "is_anomalous", "mask", "regions"):
-        with pytest.raises(GradError, match="has no threshold, as training was interrupted"):
+        with pytest.raises(GradError, match="has no thresholds, as training was interrupted"):
             getattr(result, name)
     assert result.to_dict()["is_anomalous"] is None
     with pytest.raises(GradError, match="has no threshold"):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from grad.system.command_line import argument, option
+from grad.system.command_line import argument, check_lowest, option
 from grad.system.errors import GradError
 from grad.train.options import check_pattern
 
@@ -54,7 +54,6 @@ class UpdateOptions:
             )
         if self.undo and self.out is not None:
             raise GradError("--undo works on the model itself: leave out --out.")
-        if self.workers is not None and self.workers < 1:
-            raise GradError(f"--workers {self.workers} is too small: give 1 or more.")
+        check_lowest(self, workers=1)
         if self.group is not None:
             check_pattern(self.group)
