@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from grad.__main__ import COMMANDS, main
+from grad.__main__ import COMMANDS, main, package_of
 from grad.data.demo import DEMO_FOLDER
 from grad.model.grad import GRAD
 from grad.model.presets import PRESETS
@@ -174,7 +174,7 @@ OTHER_OPTIONS = [
 
 @pytest.mark.parametrize("page", ALL)
 def test_options_and_extras_of_a_page_exist(page):
-    modules = [importlib.import_module(f"grad.{name}.options") for name in COMMANDS]
+    modules = [importlib.import_module(f"{package_of(name)}.options") for name in COMMANDS]
     kinds = [kind for m in modules for kind in vars(m).values() if dataclasses.is_dataclass(kind)]
     fields = [field for kind in kinds for field in dataclasses.fields(kind)]
     known = {flag(field.name) for field in fields} | {"--config", "--help", *OTHER_OPTIONS}

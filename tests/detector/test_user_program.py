@@ -69,5 +69,5 @@ def test_copies_work_and_pickles_are_refused_in_a_sentence(run, part, score):
 @pytest.mark.parametrize("options", [{"workers": -1}, {"workers": 0}, {"batch_size": 0}])
 def test_numbers_that_are_none(run, part, options):
     name = next(iter(options)).replace("_", "-")
-    with pytest.raises(Exception, match=f"--{name} .* is too small"):
+    with pytest.raises(Exception, match=f"--{name} .* must be a whole number, 1 or more"):
         list(load(run).stream([part], **options))

@@ -265,7 +265,7 @@ def test_a_model_without_thresholds(predict, tmp_path, capsys):
     for option in ("--fail-on-anomaly", "--masks"):
         out = ("--out", "other") if option == "--masks" else ()
         assert predict("d.png", option, *out, model=model) == 2
-        assert f"{option} needs thresholds" in error_of(capsys)
+        assert f"for {option}, has no thresholds" in error_of(capsys)
 
 
 def test_a_folder_without_permission(predict, tmp_path, capsys):
