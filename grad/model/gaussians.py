@@ -161,6 +161,18 @@ def whitening(second_moment: Tensor) -> Tensor:
     return found
 
 
+def second_moment(whitening: Tensor) -> Tensor:
+    """What a :func:`whitening` was made of, (C, C) -> (C, C).
+
+    Its columns are directions over sqrt(variance + floor), so their lengths tell variance + floor,
+    and as the floor is a share r of the mean variance m, the mean of those is m + r m.
+    """
+    raised = 1 / whitening.square().sum(dim=0)
+    floor = _RIDGE * raised.mean() / (1 + _RIDGE)
+    directions = whitening * raised.sqrt()
+    return (directions * (raised - floor)) @ directions.T
+
+
 def chosen(count: int) -> Sequence[int]:
     """Which of a class's images are measured: all, or :data:`IMAGES` of them, evenly spaced."""
     images = min(count, IMAGES)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from grad.features.features import Features
-from grad.model.gaussians import Places, chosen, whitening
+from grad.model.gaussians import Places, chosen, second_moment, whitening
 from grad.model.rows import to_rows
 from grad.model.statistics import Statistics
 
@@ -136,8 +136,9 @@ def extend_class(
         know([i for i, sample in enumerate(some.samples) if sample.path not in without])
         yield left
     know(range(len(some)))
-    further = _means_over_images(statistics, some).mean(dim=0)
-    statistics.centre[kind].lerp_(further, len(some) / (known + len(some)))
+    means = _means_over_images(statistics, some)
+    statistics.centre[kind].lerp_(means.mean(dim=0), len(some) / (known + len(some)))
+    _extend_spread(statistics, means - statistics.centre[kind])
     statistics.images[kind] += len(some)
 
 
@@ -147,13 +148,22 @@ def insert_class(statistics: Statistics, predict: Predict, features: Features, k
     some = tiles.subset(chosen(len(tiles)))
     for places, values in _values_measured(statistics, predict):
         places.insert_class(kind, _together(values(some)))
-    centre = _means_over_images(statistics, some).mean(dim=0)
+    means = _means_over_images(statistics, some)
+    centre = means.mean(dim=0)
+    _extend_spread(statistics, means - centre)
     before = statistics.centre, statistics.images
     for name, kept, value in zip(
         ("centre", "images"), before, (centre, torch.tensor(len(some))), strict=True
     ):
         value = value.to(kept)[None]
         setattr(statistics, name, torch.cat([kept[:kind], value, kept[kind:]]))
+
+
+def _extend_spread(statistics: Statistics, within: Tensor) -> None:
+    """Let the spread know how further images (m, C) lie about the centre of their class."""
+    share = len(within) / (int(statistics.images.sum()) + len(within))
+    known = second_moment(statistics.spread)
+    statistics.spread.copy_(whitening(known.lerp(within.T @ within / len(within), share)))
 
 
 def _values_measured(statistics: Statistics, predict: Predict) -> list[tuple[Places, Values]]:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grad.model.gaussians import BLOCK, IMAGES, RANK, Places, chosen, whitening
+from grad.model.gaussians import second_moment as moment_of
 
 PRIOR = 60.0
 
@@ -101,6 +102,11 @@ def test_whitened_values_have_the_ridges_variance():
     white = whitening(moment)
     expected = torch.diag(variances / (variances + 0.1 * variances.mean()))
     torch.testing.assert_close(white.T @ moment @ white, expected)
+
+
+def test_a_whitening_tells_what_it_was_made_of():
+    moment = second_moment(make_values(20, 4, 4, 6))
+    torch.testing.assert_close(moment_of(whitening(moment)), moment, rtol=1e-3, atol=1e-4)
 
 
 def test_one_image_says_little_and_many_say_all():

@@ -11,6 +11,7 @@ from rich.console import Console
 from grad.data.samples import Sample
 from grad.features.features import Features
 from grad.features.split import fold_images
+from grad.model.gaussians import whitening
 from grad.model.grad import GRAD
 from grad.model.measure import (
     extend_class,
@@ -312,6 +313,14 @@ def test_a_class_that_comes_new_moves_those_behind_it_up():
     assert torch.equal(statistics.centre[[0, 2]], before)
     expected = new.tiles().batch(range(7)).float().mean(dim=(0, 2, 3))
     torch.testing.assert_close(statistics.centre[1], expected)
+    together = Statistics(12)
+    both = features_of_images({"a": 8, "c": 5}), new
+    maps = [f.tiles().batch(range(len(f))).float() for f in both]
+    means = [m.mean(dim=(2, 3)) for m in (maps[0][:8], maps[1], maps[0][8:])]
+    within = torch.cat([m - m.mean(dim=0) for m in means])
+    together.spread.copy_(whitening(within.T @ within / len(within)))
+    found = statistics.spread @ statistics.spread.T
+    torch.testing.assert_close(found, together.spread @ together.spread.T, rtol=0.02, atol=0.02)
     maps = new.tiles().batch(range(7)).float().permute(0, 2, 3, 1)
     assert statistics.distance(maps, torch.zeros_like(maps), maps[..., :0]).isfinite().all()
 
