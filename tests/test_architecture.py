@@ -95,3 +95,17 @@ def test_help_loads_neither_torch_nor_matplotlib(command):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stderr == "\n"
     assert "usage: grad" in run.stdout
+
+
+OUTSIDE = sorted(
+    path
+    for folder in ("benchmarks", "docs", "examples", "tests")
+    for path in (PACKAGE.parent / folder).rglob("*.py")
+)
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=lambda path: str(path.relative_to(PACKAGE.parent)))
+def test_what_others_import_of_the_package_is_there(path):
+    """Also where a function imports it late, and no test calls the function."""
+    offered = {*MODULES, *(f"grad.{name}" for name in (*grad.__all__, "_C"))}
+    assert not imported(path) - offered
