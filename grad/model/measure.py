@@ -78,24 +78,17 @@ def leaving_out(
     if len(folds) == 1:
         yield folds[0]
         return
-    tiles = features.tiles()
-    some = tiles.subset(chosen(len(tiles)))
-    measured = [
-        (places, _together(values(some)))
-        for places, values in _values_measured(statistics, predict)
-    ]
-    before = [[part.clone() for part in places.of_class(kind)] for places, _ in measured]
+    some = _some(features)
+    measured = _measured_together(statistics, predict, some)
+    before = _parts_of_class(measured, kind)
     try:
         for left in folds:
-            without = {features.samples[i].path for i in left}
-            rest = [i for i, sample in enumerate(some.samples) if sample.path not in without]
+            rest = _others(some, features, left)
             for places, values in measured:
                 places.measure_class(kind, values[rest])
             yield left
     finally:
-        for (places, _), parts_before in zip(measured, before, strict=True):
-            for kept, value in zip(places.of_class(kind), parts_before, strict=True):
-                kept.copy_(value)
+        _put_back(measured, kind, before)
 
 
 def extend_class(
@@ -116,24 +109,19 @@ def extend_class(
     Yields:
         Which images, by index, the Gaussians of the class do not know until the next answer.
     """
-    tiles = features.tiles()
-    some = tiles.subset(chosen(len(tiles)))
+    some = _some(features)
     known = int(statistics.images[kind])
-    measured = [
-        (places, _together(values(some)), [part.clone() for part in places.of_class(kind)])
-        for places, values in _values_measured(statistics, predict)
-    ]
+    measured = _measured_together(statistics, predict, some)
+    before = _parts_of_class(measured, kind)
 
     def know(rest: Sequence[int]) -> None:
-        for places, values, before in measured:
-            for kept, value in zip(places.of_class(kind), before, strict=True):
-                kept.copy_(value)
+        _put_back(measured, kind, before)
+        for places, values in measured:
             if rest:
                 places.extend_class(kind, values[rest], known)
 
     for left in folds:
-        without = {features.samples[i].path for i in left}
-        know([i for i, sample in enumerate(some.samples) if sample.path not in without])
+        know(_others(some, features, left))
         yield left
     know(range(len(some)))
     means = _means_over_images(statistics, some)
@@ -144,10 +132,9 @@ def extend_class(
 
 def insert_class(statistics: Statistics, predict: Predict, features: Features, kind: int) -> None:
     """Measure a class that comes new, as number ``kind``; those from there on move up by one."""
-    tiles = features.tiles()
-    some = tiles.subset(chosen(len(tiles)))
-    for places, values in _values_measured(statistics, predict):
-        places.insert_class(kind, _together(values(some)))
+    some = _some(features)
+    for places, values in _measured_together(statistics, predict, some):
+        places.insert_class(kind, values)
     means = _means_over_images(statistics, some)
     centre = means.mean(dim=0)
     _extend_spread(statistics, means - centre)
@@ -157,6 +144,42 @@ def insert_class(statistics: Statistics, predict: Predict, features: Features, k
     ):
         value = value.to(kept)[None]
         setattr(statistics, name, torch.cat([kept[:kind], value, kept[kind:]]))
+
+
+def _some(features: Features) -> Features:
+    """Those images, or tiles, of a class that its Gaussians are measured on."""
+    tiles = features.tiles()
+    return tiles.subset(chosen(len(tiles)))
+
+
+def _others(some: Features, features: Features, left: Sequence[int]) -> list[int]:
+    """Which of some images or tiles are of none of the images left out, by index."""
+    without = {features.samples[i].path for i in left}
+    return [i for i, sample in enumerate(some.samples) if sample.path not in without]
+
+
+def _measured_together(
+    statistics: Statistics, predict: Predict, some: Features
+) -> list[tuple[Places, Tensor]]:
+    """Gaussians, and the values that they are measured on, of all images at once."""
+    return [
+        (places, _together(values(some)))
+        for places, values in _values_measured(statistics, predict)
+    ]
+
+
+def _parts_of_class(measured: Sequence[tuple[Places, Tensor]], kind: int) -> list[list[Tensor]]:
+    """Copies of the Gaussians of a class."""
+    return [[part.clone() for part in places.of_class(kind)] for places, _ in measured]
+
+
+def _put_back(
+    measured: Sequence[tuple[Places, Tensor]], kind: int, before: Sequence[Sequence[Tensor]]
+) -> None:
+    """Give the Gaussians of a class the values of copies."""
+    for (places, _), parts in zip(measured, before, strict=True):
+        for kept, value in zip(places.of_class(kind), parts, strict=True):
+            kept.copy_(value)
 
 
 def _extend_spread(statistics: Statistics, within: Tensor) -> None:
