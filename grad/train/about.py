@@ -43,7 +43,9 @@ def describe_run(plan: TrainPlan, dataset: Dataset, backbone: Backbone, out: Pat
     return About(
         f"{'demo set' if plan.options.data is None else plan.data_name(dataset)}, {plan.preset}",
         {
-            "data": f"{dataset.root} ({dataset.layout} layout)",
+            "data": "the demo set of the package"
+            if plan.options.data is None
+            else f"{dataset.root} ({dataset.layout} layout)",
             "backbone": f"{backbone.name}, images at {side} x {side}",
             "grids": _describe_grids(plan.options),
             "training": f"{plan.epochs} epochs, batches of {plan.batch_size}, "
