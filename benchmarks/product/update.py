@@ -24,10 +24,10 @@ from PIL import Image, ImageEnhance, ImageFilter
 
 from grad.data.layouts import find_dataset
 from grad.data.samples import Dataset, Sample
-from grad.data.tiling import tiling_of
 from grad.detector.checkpoint import LoadedModel, load_checkpoint
+from grad.detector.features import features_for
 from grad.detector.learning import learn
-from grad.features.compute import compute_features, default_cache
+from grad.features.compute import default_cache
 from grad.features.features import Features
 from grad.score.dataset import evaluate, good_scores
 from grad.system.command_line import run_command
@@ -70,12 +70,12 @@ def measure_light(loaded: LoadedModel, data: Dataset, cache: Path, rate: float) 
             lit = [_relight(s, Path(folder, f"{name}-{i}.png")) for i, s in enumerate(good)]
             dark = [_relight(s, Path(folder, f"{name}-bad{i}.png")) for i, s in enumerate(bad)]
             seen = {
-                "other light, further good images": _features(loaded, lit[1::2], cache),
-                "other light, defects": _features(loaded, dark, cache),
-                "good images": _features(loaded, good, cache),
-                "defects": _features(loaded, bad, cache),
+                "other light, further good images": features_for(loaded, lit[1::2], cache=cache),
+                "other light, defects": features_for(loaded, dark, cache=cache),
+                "good images": features_for(loaded, good, cache=cache),
+                "defects": features_for(loaded, bad, cache=cache),
             }
-            first = _features(loaded, lit[::2], cache)
+            first = features_for(loaded, lit[::2], cache=cache)
             alarms = [i for i, alarm in enumerate(_alarms(loaded, first, name)) if alarm][:GIVEN]
             learned = learn(loaded, first.subset(alarms)) if alarms else loaded
             for tally in (tallies[name], tallies[ALL]):
@@ -91,11 +91,13 @@ def measure_class(joint: LoadedModel, fewer: LoadedModel, data: Dataset, cache: 
     """A class that comes new, and those that were there, beside a model trained on all."""
     (name,) = set(joint.info.classes) - set(fewer.info.classes)
     training = [sample for sample in data.train if sample.class_name == name]
-    features = _features(fewer, training, cache)  # kept, so that the time is that of learning
+    features = features_for(
+        fewer, training, cache=cache
+    )  # kept, so that the time is that of learning
     start = time.perf_counter()
     learned = learn(fewer, features)
     seconds = time.perf_counter() - start
-    test = _features(joint, data.test, cache)
+    test = features_for(joint, data.test, cache=cache)
     lines = [
         f"`{name}`, {len(features)} images, learned in {seconds:.0f} s once their features were "
         "there. Image / pixel AUROC:",
@@ -129,12 +131,6 @@ def _relight(sample: Sample, path: Path) -> Sample:
         blurred = image.convert("RGB").filter(ImageFilter.GaussianBlur(BLUR))
     ImageEnhance.Brightness(blurred).enhance(BRIGHTNESS).save(path)
     return Sample(path, sample.class_name, "test", sample.anomalous)
-
-
-def _features(loaded: LoadedModel, samples: Sequence[Sample], cache: Path) -> Features:
-    info = loaded.info
-    tiling = tiling_of(info.tile, info.overlap)
-    return compute_features(samples, loaded.backbone, info.image_size, cache=cache, tiling=tiling)
 
 
 def _alarms(loaded: LoadedModel, features: Features, name: str) -> list[bool]:

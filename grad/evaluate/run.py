@@ -14,7 +14,6 @@ from grad.data.layouts import find_dataset
 from grad.data.samples import Dataset, Sample
 from grad.data.summary import show_dataset
 from grad.data.survey import check_masks
-from grad.data.tiling import tiling_of
 from grad.data.white_level import with_white_level
 from grad.detector.checkpoint import (
     LoadedModel,
@@ -23,8 +22,8 @@ from grad.detector.checkpoint import (
     model_files,
     save_calibration,
 )
+from grad.detector.features import features_for
 from grad.evaluate.options import EvaluateOptions
-from grad.features.compute import compute_features, default_cache
 from grad.features.features import Features
 from grad.features.split import fold_sources
 from grad.report.console import show_verdicts
@@ -196,14 +195,11 @@ def _shares(models: Sequence[LoadedModel], dataset: Dataset) -> list[tuple[str, 
 def _features(
     samples: Sequence[Sample], loaded: LoadedModel, options: EvaluateOptions, console: Console
 ) -> Features:
-    return compute_features(
+    return features_for(
+        loaded,
         samples,
-        loaded.backbone,
-        loaded.info.image_size,
-        cache=options.cache or default_cache(),
-        tiling=tiling_of(loaded.info.tile, loaded.info.overlap),
-        device=next(loaded.model.parameters()).device,
-        workers=_workers(options),
+        cache=options.cache,
+        workers=options.workers,
         strict=options.strict,
         console=console,
     )

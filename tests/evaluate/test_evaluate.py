@@ -94,7 +94,7 @@ def test_other_thresholds_without_the_network(run, monkeypatch, capsys):
     def refuse(*arguments, **options):
         raise AssertionError("ran a network or read an image")
 
-    for name in ("load_checkpoint", "compute_features", "find_dataset"):
+    for name in ("load_checkpoint", "features_for", "find_dataset"):
         monkeypatch.setattr(assessment, name, refuse)
     before, files = metrics_of(run), contents(run)
     assert main([str(run), "--false-alarm-rate", "0.3"]) == 0

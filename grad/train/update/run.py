@@ -13,7 +13,6 @@ from rich.console import Console
 
 from grad.data.samples import Sample, check_class_name
 from grad.data.sources import find_items
-from grad.data.tiling import tiling_of
 from grad.detector.checkpoint import (
     LoadedModel,
     Update,
@@ -22,11 +21,11 @@ from grad.detector.checkpoint import (
     model_file,
     save_checkpoint,
 )
+from grad.detector.features import features_for
 from grad.detector.learning import check_can_learn, learn, without_known_images
-from grad.features.compute import compute_features, default_cache
 from grad.features.features import Features
 from grad.score.dataset import scored
-from grad.system.devices import default_workers, find_device
+from grad.system.devices import find_device
 from grad.system.errors import GradError
 from grad.system.files import claimed, replacing
 from grad.system.names import printable
@@ -109,20 +108,13 @@ class _Work:
 
     def features(self, paths: Sequence[Path], *, anomalous: bool) -> Features:
         """Of images of the class."""
-        info, options = self.loaded.info, self.options
-        samples = [
-            Sample(path, self.class_name, "train", anomalous, white_level=info.white_level)
-            for path in paths
-        ]
-        return compute_features(
+        samples = [Sample(path, self.class_name, "train", anomalous) for path in paths]
+        return features_for(
+            self.loaded,
             samples,
-            self.loaded.backbone,
-            info.image_size,
-            cache=options.cache or default_cache(),
-            tiling=tiling_of(info.tile, info.overlap),
-            device=next(self.loaded.model.parameters()).device,
-            workers=options.workers or default_workers(),
-            strict=options.strict,
+            cache=self.options.cache,
+            workers=self.options.workers,
+            strict=self.options.strict,
             console=self.console,
         )
 
