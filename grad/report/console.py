@@ -22,8 +22,7 @@ _HEADINGS = {
     "aupro_30": "AUPRO\n30 %",
     "aupro_5": "AUPRO\n5 %",
 }
-
-
+_BLIND = 0.1  # share of the defects found, below which it is said
 _NUMBER: Mapping[str, Any] = {"justify": "right", "no_wrap": True}
 
 
@@ -123,11 +122,12 @@ def _cautions(section: Mapping[str, Any]) -> Iterator[str]:
     new = [name for name, row in rows.items() if row["source"] is None]
     if new:
         yield f"Not trained on, so judged as a class not stated: {', '.join(new)}."
-    blind = [name for name, row in rows.items() if row["recall"] == 0]
+    recalls = {name: row["recall"] for name, row in rows.items() if row["recall"] is not None}
+    blind = [name for name, recall in recalls.items() if recall < _BLIND]
     if blind:
         yield (
-            f"No defect of {', '.join(blind)} is found. Try --tile for small defects, a larger "
-            "--image-size, another --preset, or more good images."
+            f"Of {', '.join(blind)} hardly a defect is found. Try --tile for small defects, a "
+            "larger --image-size, another --preset, or more good images."
         )
     if section["method"] == "f1":
         yield "The test images made these thresholds: they are no test of them any more."

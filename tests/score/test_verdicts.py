@@ -106,10 +106,11 @@ def test_a_class_that_was_not_trained_on_is_said(calibration):
     assert "Not trained on" in text and ": c." in text
 
 
-def test_thresholds_that_find_nothing_are_called_that(calibration):
-    missed = [record("a", True, 0.5), record("b", True, 900.0)]
-    text = shown(dict.fromkeys("ab", calibration), missed)
-    assert "No defect of a is found. Try --tile" in text
+@pytest.mark.parametrize("found, said", [(0, True), (1, True), (2, False)])
+def test_thresholds_that_find_hardly_a_defect_are_called_that(calibration, found, said):
+    of_a = [record("a", True, 900.0 if i < found else 0.5) for i in range(20)]
+    text = shown(dict.fromkeys("ab", calibration), [*of_a, record("b", True, 900.0)])
+    assert ("Of a hardly a defect is found. Try --tile" in " ".join(text.split())) is said
 
 
 def test_found_and_missed_at_three_rates_come_first_and_fit_80_columns(calibration):
