@@ -25,6 +25,9 @@ class CheckOptions:
     white_level: WhiteLevel = option(
         "auto", "Value of 16-bit images that counts as white; auto: what training takes."
     )
+    roi: Path | None = option(
+        None, "Picture that is white where images are looked at; none: CLASS/roi.png, or all."
+    )
     calibration_share: float = option(
         0.0,
         "Share of each class's good training images kept out of training, for thresholds; 0: all "

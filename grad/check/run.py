@@ -11,6 +11,7 @@ from rich.table import Table
 from grad.check.findings import examine
 from grad.check.options import CheckOptions
 from grad.data.layouts import survey_dataset
+from grad.data.roi import find_rois, with_rois
 from grad.data.samples import Dataset, Sample, WhiteLevel, held_out_count
 from grad.data.summary import show_dataset
 from grad.data.survey import DEEP, Survey, survey_images
@@ -41,6 +42,12 @@ def check(options: CheckOptions, console: Console) -> None:
     findings = examine(dataset, survey, options.image_size, white_level)
     validation, lack = _validation(options, dataset)
     errors = [*problems, *findings.errors, *lack]
+    try:
+        rois = find_rois(dataset, options.roi)
+        if not errors:
+            dataset, _ = with_rois(dataset, rois)
+    except GradError as error:
+        errors.append(str(error))
     show_dataset(dataset, console)
     if dataset.classes:
         console.print(_image_table(dataset, survey))

@@ -17,9 +17,23 @@ FULL_WHITE = 2**16 - 1
 WhiteLevel: TypeAlias = int | Literal["auto"]
 """The value of 16-bit images that counts as white: see :mod:`grad.data.white_level`."""
 
+ROI_FILE = "roi.png"  # in the folder of a class; under this name there are no images
 GOOD = "good"
 _LONGEST_NAME = 200  # bytes; file systems take 255, and endings come on top
 _GOOD_NAMES = frozenset({GOOD, "ok", "normal"})
+
+
+@dataclass(frozen=True)
+class Roi:
+    """A region of interest (:mod:`grad.data.roi`).
+
+    Attributes:
+        mask: base64 of a PNG, not black where one looks.
+        painted: whether images are painted over outside of it before the network sees them.
+    """
+
+    mask: str
+    painted: bool = True
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,7 @@ class Sample:
         mask: the ground truth image, None for good images and where there is none.
         mask_rule: which of its pixels mark a defect.
         white_level: the 16-bit value that counts as white (:mod:`grad.data.white_level`).
+        roi: what of the image is looked at; None: all.
     """
 
     path: Path
@@ -45,6 +60,7 @@ class Sample:
     mask: Path | None = None
     mask_rule: MaskRule = "any"
     white_level: int = FULL_WHITE
+    roi: Roi | None = None
 
 
 @dataclass(frozen=True)

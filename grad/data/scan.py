@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grad.data.images import image_suffixes
-from grad.data.samples import Sample
+from grad.data.samples import ROI_FILE, Sample
 from grad.system.errors import GradError
 from grad.system.names import check_text
 
@@ -72,14 +72,14 @@ Reader = Callable[[Scan], tuple[Samples, Samples]]
 
 
 def entries(folder: Path) -> list[Path]:
-    """What a folder holds, by name; nothing where there is no folder."""
+    """What a folder holds, by name, but regions of interest; nothing where there is no folder."""
     try:
         found = sorted(folder.iterdir()) if folder.is_dir() else []
     except OSError as error:
         raise GradError(f"The folder {folder} can't be read: {error.strerror}.") from error
     for path in found:
         check_text(path)
-    return found
+    return [path for path in found if path.name != ROI_FILE]
 
 
 def is_visible(path: Path) -> bool:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from grad.data.samples import FULL_WHITE
+from grad.data.samples import FULL_WHITE, Roi
 from grad.features.backbone import Backbone, restore_backbone
 from grad.model.grad import GRAD
 from grad.score.thresholds import Calibration
@@ -77,6 +77,7 @@ class ModelInfo:
         tile, overlap: what it learned from (:class:`grad.data.tiling.Tiling`); None: whole images.
         grad_version: the version that trained it.
         updates: what it learned since, in order.
+        rois: regions of interest, of classes that have one (:mod:`grad.data.roi`).
     """
 
     backbone: str
@@ -93,6 +94,23 @@ class ModelInfo:
     white_level: int = FULL_WHITE
     grad_version: str = __version__
     updates: tuple[Update, ...] = ()
+    rois: dict[str, Roi] = field(default_factory=dict)
+
+    def roi(self, class_name: str | None) -> Roi | None:
+        """The region of interest of an image of a class, or of one not stated.
+
+        Raises:
+            GradError: the class is not stated, and regions differ.
+        """
+        if class_name is not None:
+            return self.rois.get(class_name)
+        regions = {self.rois.get(name) for name in self.classes}
+        if len(regions) > 1:
+            raise GradError(
+                "The model's classes have different regions of interest: say of which class the "
+                "images are, with --class-name or class_name."
+            )
+        return regions.pop() if regions else None
 
     @classmethod
     def of(
@@ -105,6 +123,7 @@ class ModelInfo:
         tile: int | None = None,
         overlap: int | None = None,
         white_level: int = FULL_WHITE,
+        rois: Mapping[str, Roi] | None = None,
     ) -> ModelInfo:
         """What belongs to a model that was trained on this backbone's features."""
         return cls(
@@ -120,6 +139,7 @@ class ModelInfo:
             tile=tile,
             overlap=overlap,
             white_level=white_level,
+            rois=dict(rois or {}),
         )
 
 
@@ -323,6 +343,7 @@ def _info(metadata: dict[str, str]) -> ModelInfo:
     for name in ("backbone_maps", "mean", "std", "classes"):
         fields[name] = tuple(fields[name])
     fields["updates"] = tuple(_update(values) for values in fields.get("updates", ()))
+    fields["rois"] = {name: Roi(**roi) for name, roi in fields.get("rois", {}).items()}
     info = ModelInfo(**fields)
     numbers = {"image_size": info.image_size, "tile": info.tile, "overlap": info.overlap}
     for name, value in (numbers | {"epochs": info.epochs}).items():

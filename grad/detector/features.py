@@ -39,7 +39,10 @@ def features_for(
     """
     info = loaded.info
     return compute_features(
-        [replace(sample, white_level=info.white_level) for sample in samples],
+        [
+            replace(s, white_level=info.white_level, roi=info.rois.get(s.class_name, s.roi))
+            for s in samples
+        ],
         loaded.backbone,
         info.image_size,
         cache=cache or default_cache(),

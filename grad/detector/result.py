@@ -11,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from grad.data.picture import Picture
+from grad.data.roi import grey_outside
+from grad.data.samples import Roi
 from grad.data.sources import Item
 from grad.score.heat import overlay
 from grad.score.regions import Region, find_regions, resize_map
@@ -34,6 +36,7 @@ class Result:
             the n good images that the threshold was made from; None where the model has none.
         p_resolution: the smallest that ``p_value`` can be, 1 / (n + 1).
         clipped: whether it has 16-bit values above the model's white level, which count as white.
+        roi: what of it was looked at (:mod:`grad.data.roi`); None: all.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Result:
     p_value: float | None = None
     p_resolution: float | None = None
     clipped: bool = False
+    roi: Roi | None = None
 
     @cached_property
     def map_maximum(self) -> float:
@@ -113,7 +117,7 @@ class Result:
         """The image under its heat map, what is marked within a line; verdict and score below.
 
         Colours are on the calibrated scale, so they mean the same in all images; a model without
-        thresholds has a scale for each image, and no verdict.
+        thresholds has a scale for each image, and no verdict. What is not looked at is grey.
 
         Args:
             longest: the longest side of the image in pixels; larger ones are made smaller. None:
@@ -125,7 +129,8 @@ class Result:
         picture = self.picture
         factor = 1.0 if longest is None else min(1.0, longest / max(self.size))
         size = (max(1, round(factor * self.size[0])), max(1, round(factor * self.size[1])))
-        return overlay(picture.resize(size).rgb(), self.anomaly_map, self.limit, self.score)
+        image = grey_outside(picture.resize(size).rgb(), self.roi)
+        return overlay(image, self.anomaly_map, self.limit, self.score)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but image and map, for JSON; what needs a threshold is None without one."""

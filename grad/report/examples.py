@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from grad.data.images import image_size, load_image, load_mask
+from grad.data.roi import grey_outside
 from grad.data.samples import Sample
 from grad.score.heat import VERDICTS, colours, font, outline, overlay
 from grad.score.thresholds import Threshold
@@ -244,7 +245,7 @@ def _load(sample: Sample, longest: int) -> tuple[Image.Image, Tensor | None]:
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     mask = None if sample.mask is None else load_mask(sample.mask, size, sample.mask_rule)
     pixels = (load_image(sample.path, size, sample.white_level) * 255).round().to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy()), mask
+    return grey_outside(Image.fromarray(pixels.permute(1, 2, 0).numpy()), sample.roi), mask
 
 
 def _ground_truth(

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from grad.data.images import UnreadableImage, image_size, load_image, load_mask
+from grad.data.roi import grey_outside
 from grad.data.samples import Sample
 
 LIMIT = 1000  # images shown
@@ -159,7 +160,8 @@ def _thumbnail(shown: Shown, side: int) -> Thumbnail:
         size = _fitted(image_size(sample.path), side)
         image = load_image(sample.path, size, sample.white_level)
         pixels = (image * 255.0).round().to(torch.uint8)
-        thumbnail = _webp(Image.fromarray(pixels.permute(1, 2, 0).numpy()), _QUALITY)
+        shown_image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        thumbnail = _webp(grey_outside(shown_image, sample.roi), _QUALITY)
         if sample.mask is not None:
             mask = _encode_mask(load_mask(sample.mask, rule=sample.mask_rule))
     except UnreadableImage:

@@ -9,6 +9,7 @@ from rich.console import Console
 from grad.data.demo import demo_dataset
 from grad.data.layouts import find_dataset
 from grad.data.leave_out import leave_out
+from grad.data.roi import find_rois, with_rois
 from grad.data.samples import Dataset, Sample, few_shot
 from grad.data.survey import check_masks
 from grad.data.validation import find_validation
@@ -34,6 +35,7 @@ def find_images(options: TrainOptions) -> tuple[Dataset, tuple[Sample, ...]]:
     if options.validation is not None:
         validation = find_validation(options.validation, dataset.classes, dataset.train)
     check_masks(dataset)
+    dataset, validation = with_rois(dataset, find_rois(dataset, options.roi), validation)
     workers = options.workers or default_workers()
     return with_white_level(dataset, options.white_level, workers, validation)
 

@@ -114,6 +114,11 @@ class TrainOptions:
     overlap: int | None = option(
         None, "Pixels that neighbouring tiles share; none: a quarter of --tile."
     )
+    roi: Path | None = option(
+        None,
+        "Picture that is white where images are looked at, for classes without a roi.png in their "
+        "folder; none: the whole image.",
+    )
     out: Path | None = option(
         None, "Folder for the results, new or empty; none: a free name in runs/."
     )

@@ -70,6 +70,7 @@ class ClassMetrics:
         masks: Sequence[Tensor | None] | Tensor | None,
         image_scores: Tensor,
         labels: Tensor | Sequence[bool],
+        looked_at: Tensor | None = None,
     ) -> None:
         """Adds a batch.
 
@@ -79,6 +80,8 @@ class ClassMetrics:
                 alone where no image has one. A good image needs none.
             image_scores: (B,) floats.
             labels: (B,) bools, whether the image is a defect.
+            looked_at: (B, h, w) bool, regions of interest; pixels outside count in no metric. None:
+                all are looked at.
 
         Raises:
             GradError: a score is NaN or infinite, a mask's size is not the map's, or a good image
@@ -94,8 +97,9 @@ class ClassMetrics:
             )
         anomalous = [bool(label) for label in labels]
         given = [None] * len(anomalous) if masks is None else list(masks)
-        for anomaly_map, mask, defect in zip(maps, given, anomalous, strict=True):
-            self._add_pixels(anomaly_map, mask, defect)
+        regions = [None] * len(anomalous) if looked_at is None else list(looked_at)
+        for anomaly_map, mask, defect, region in zip(maps, given, anomalous, regions, strict=True):
+            self._add_pixels(anomaly_map, mask, defect, region)
         self._scores += scores.tolist()
         self._anomalous += anomalous
 
@@ -117,7 +121,9 @@ class ClassMetrics:
         _fill(report, PIXEL_METRICS, curve, self._pixel_reason(curve))
         return report
 
-    def _add_pixels(self, anomaly_map: Tensor, mask: Tensor | None, defect: bool) -> None:
+    def _add_pixels(
+        self, anomaly_map: Tensor, mask: Tensor | None, defect: bool, looked_at: Tensor | None
+    ) -> None:
         if defect and mask is None:
             self._without_mask += 1
             return
@@ -128,13 +134,19 @@ class ClassMetrics:
                     f"A mask of class {self.name!r} is {_size(mask)} pixels and its anomaly map "
                     f"{_size(anomaly_map)}: resize the mask to the map."
                 )
+            if looked_at is not None:
+                mask = mask & looked_at
             areas = region_areas(mask.detach().cpu().numpy().astype(bool))
         if not defect and areas is not None and areas.any():
             raise GradError(
                 f"A good image of class {self.name!r} has defect pixels in its mask: "
                 "move it to a defect's folder, or remove the mask."
             )
-        self._pixels.add(anomaly_map.numpy(), areas)
+        scores = anomaly_map.numpy()
+        if looked_at is not None:
+            pixels = looked_at.numpy()
+            scores, areas = scores[pixels], None if areas is None else areas[pixels]
+        self._pixels.add(scores, areas)
 
     def _image_reason(self) -> str:
         if not self._anomalous:
