@@ -81,7 +81,7 @@ class Mosaic:
 
     def blend(self, tiles: Iterator[Tensor]) -> Tensor:
         """One map (H, W) float32 from those of all tiles (side, side), in the same order."""
-        blended = torch.zeros(self.size)
+        blended = torch.zeros(self.size, dtype=torch.float32)
         for index, tile in enumerate(tiles):
             row, column = divmod(index, len(self._columns))
             top, left = self._rows[row], self._columns[column]

@@ -50,6 +50,7 @@ class Sample:
         mask_rule: which of its pixels mark a defect.
         white_level: the 16-bit value that counts as white (:mod:`grad.data.white_level`).
         roi: what of the image is looked at; None: all.
+        min_area: pixels of the smallest region of it that counts (:mod:`grad.score.regions`).
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Sample:
     mask_rule: MaskRule = "any"
     white_level: int = FULL_WHITE
     roi: Roi | None = None
+    min_area: int = 1
 
 
 @dataclass(frozen=True)

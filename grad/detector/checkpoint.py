@@ -78,6 +78,7 @@ class ModelInfo:
         grad_version: the version that trained it.
         updates: what it learned since, in order.
         rois: regions of interest, of classes that have one (:mod:`grad.data.roi`).
+        min_area: pixels of an image's smallest region that counts (:mod:`grad.score.regions`).
     """
 
     backbone: str
@@ -95,6 +96,7 @@ class ModelInfo:
     grad_version: str = __version__
     updates: tuple[Update, ...] = ()
     rois: dict[str, Roi] = field(default_factory=dict)
+    min_area: int = 1
 
     def roi(self, class_name: str | None) -> Roi | None:
         """The region of interest of an image of a class, or of one not stated.
@@ -124,6 +126,7 @@ class ModelInfo:
         overlap: int | None = None,
         white_level: int = FULL_WHITE,
         rois: Mapping[str, Roi] | None = None,
+        min_area: int = 1,
     ) -> ModelInfo:
         """What belongs to a model that was trained on this backbone's features."""
         return cls(
@@ -140,6 +143,7 @@ class ModelInfo:
             overlap=overlap,
             white_level=white_level,
             rois=dict(rois or {}),
+            min_area=min_area,
         )
 
 
@@ -354,6 +358,8 @@ def _info(metadata: dict[str, str]) -> ModelInfo:
         raise ValueError(f"its classes are {info.classes}, its image_size {info.image_size}")
     if type(info.white_level) is not int or not 1 <= info.white_level <= FULL_WHITE:
         raise ValueError(f"its white_level is {info.white_level!r}")
+    if type(info.min_area) is not int or info.min_area < 1:
+        raise ValueError(f"its min_area is {info.min_area!r}")
     return info
 
 

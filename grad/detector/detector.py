@@ -33,6 +33,7 @@ from grad.detector.result import Result, check_score
 from grad.detector.threads import work_in_threads
 from grad.score.anomaly_map import score_tiles
 from grad.score.rates import Rate
+from grad.score.regions import cut_small_peaks, map_pixels
 from grad.score.thresholds import Calibration, no_thresholds
 from grad.system.devices import Precision, default_workers, find_device
 from grad.system.errors import GradError
@@ -283,7 +284,15 @@ class Detector:
                 workers = min(workers, 2)
         self._check_class(class_name)
         roi = self.info.roi(class_name)
-        judge = _Judge(self._engine, class_name, self.calibration, tiling, roi, keep_images)
+        judge = _Judge(
+            self._engine,
+            class_name,
+            self.calibration,
+            tiling,
+            roi,
+            self.info.min_area,
+            keep_images,
+        )
         level = self.info.white_level
         items = (replace(item, white_level=level) for item in items_of(sources))
         found = work_in_threads(items, judge, size=1 if tiling else size, workers=workers)
@@ -334,6 +343,7 @@ class _Judge:
     calibration: Calibration | None
     tiling: Tiling | None
     roi: Roi | None
+    min_area: int
     keep_images: bool
 
     def __call__(self, items: list[Item]) -> list[Result | GradError]:
@@ -371,17 +381,20 @@ class _Judge:
             check_score(item.name, score)
         except GradError as error:
             return error
+        map_size = (anomaly_map.shape[0], anomaly_map.shape[1])
+        pixels = map_pixels(self.min_area, picture.size, map_size)
         result = Result(
             name=item.name,
             class_name=self.class_name,
             score=score,
-            anomaly_map=anomaly_map,
+            anomaly_map=cut_small_peaks(anomaly_map, pixels),
             size=picture.size,
             limit=None,
             item=item,
             decoded=picture if self.keep_images else None,
             clipped=picture.clipped,
             roi=self.roi,
+            min_area=self.min_area,
         )
         if self.calibration is None:
             return result

@@ -40,7 +40,12 @@ def features_for(
     info = loaded.info
     return compute_features(
         [
-            replace(s, white_level=info.white_level, roi=info.rois.get(s.class_name, s.roi))
+            replace(
+                s,
+                white_level=info.white_level,
+                roi=info.rois.get(s.class_name, s.roi),
+                min_area=info.min_area,
+            )
             for s in samples
         ],
         loaded.backbone,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from grad.data.roi import grey_outside
 from grad.data.samples import Roi
 from grad.data.sources import Item
 from grad.score.heat import overlay
-from grad.score.regions import Region, find_regions, resize_map
+from grad.score.regions import Region, find_regions, label_regions, map_pixels, resize_map
 from grad.score.thresholds import Threshold, no_thresholds
 from grad.system.errors import GradError
 
@@ -37,6 +38,7 @@ class Result:
         p_resolution: the smallest that ``p_value`` can be, 1 / (n + 1).
         clipped: whether it has 16-bit values above the model's white level, which count as white.
         roi: what of it was looked at (:mod:`grad.data.roi`); None: all.
+        min_area: pixels of its smallest region that counts.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Result:
     p_resolution: float | None = None
     clipped: bool = False
     roi: Roi | None = None
+    min_area: int = 1
 
     @cached_property
     def map_maximum(self) -> float:
@@ -82,11 +85,14 @@ class Result:
 
         Bool, of the anomaly map's shape.
         """
-        return self.anomaly_map > self._level()
+        size = (self.anomaly_map.shape[0], self.anomaly_map.shape[1])
+        pixels = map_pixels(self.min_area, self.size, size)
+        return torch.from_numpy(label_regions(self.anomaly_map, self._level(), pixels) > 0)
 
     def mask_of_image(self) -> Tensor:
         """The mask in the image's own size: (h, w) bool, from the map resized bilinearly."""
-        return resize_map(self.anomaly_map, self.size) > self._level()
+        values = resize_map(self.anomaly_map, self.size)
+        return torch.from_numpy(label_regions(values, self._level(), self.min_area) > 0)
 
     @cached_property
     def regions(self) -> list[Region]:
@@ -97,7 +103,8 @@ class Result:
         """
         if not self.is_anomalous:
             return []
-        return find_regions(resize_map(self.anomaly_map, self.size), self._level())
+        values = resize_map(self.anomaly_map, self.size)
+        return find_regions(values, self._level(), self.min_area)
 
     @property
     def picture(self) -> Picture:
@@ -130,7 +137,8 @@ class Result:
         factor = 1.0 if longest is None else min(1.0, longest / max(self.size))
         size = (max(1, round(factor * self.size[0])), max(1, round(factor * self.size[1])))
         image = grey_outside(picture.resize(size).rgb(), self.roi)
-        return overlay(image, self.anomaly_map, self.limit, self.score)
+        pixels = map_pixels(self.min_area, self.size, size)
+        return overlay(image, self.anomaly_map, self.limit, self.score, pixels)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but image and map, for JSON; what needs a threshold is None without one."""

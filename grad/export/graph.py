@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import torch
@@ -40,25 +40,30 @@ class Column:
     threshold: Threshold
 
 
-def columns(calibration: Calibration, class_name: str | None) -> tuple[Column, ...]:
+def columns(
+    calibration: Calibration, class_name: str | None, min_area: int = 1
+) -> tuple[Column, ...]:
     """Those of a graph: one for ``class_name``; without it all classes, then unknown ones.
 
-    A model of one class has one column.
+    A model of one class has one column. A graph knows no regions: where a smallest one counts, its
+    verdict is that of the image score alone.
 
     Raises:
         GradError: the model was not trained on that class.
     """
+    found = list(calibration.classes.items())
     if class_name is not None:
-        if class_name not in calibration.classes:
+        found = [(name, limit) for name, limit in found if name == class_name]
+        if not found:
             known = ", ".join(calibration.classes)
             raise GradError(
                 f"--class-name {class_name} is none of the model's: it was trained on {known}."
             )
-        return (Column(class_name, calibration.classes[class_name]),)
-    known_classes = tuple(Column(name, t) for name, t in calibration.classes.items())
-    if len(known_classes) == 1:
-        return known_classes
-    return (*known_classes, Column(UNKNOWN, calibration.unknown))
+    elif len(found) > 1:
+        found.append((UNKNOWN, calibration.unknown))
+    if min_area > 1:
+        found = [(name, replace(limit, joint=False)) for name, limit in found]
+    return tuple(Column(name, limit) for name, limit in found)
 
 
 class ExportGraph(nn.Module):
@@ -180,6 +185,7 @@ def facts(info: ModelInfo, columns: Sequence[Column], resize: Resize) -> dict[st
         "thresholds": json.dumps([asdict(column.threshold) for column in columns]),
         "image_size": str(info.image_size),
         "white_level": str(info.white_level),
+        "min_area": str(info.min_area),
         "resize": resize,
     }
 

@@ -120,7 +120,7 @@ def _columns(loaded: LoadedModel, options: ExportOptions) -> tuple[Column, ...]:
         raise GradError(no_thresholds(f"The model {options.model}"))
     if options.false_alarm_rate is not None:
         calibration = calibration.at_rate(options.false_alarm_rate)
-    return columns(calibration, options.class_name)
+    return columns(calibration, options.class_name, loaded.info.min_area)
 
 
 def _images(path: str | None) -> Iterator[Item]:

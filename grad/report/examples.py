@@ -16,6 +16,7 @@ from grad.data.images import image_size, load_image, load_mask
 from grad.data.roi import grey_outside
 from grad.data.samples import Sample
 from grad.score.heat import VERDICTS, colours, font, outline, overlay
+from grad.score.regions import map_pixels
 from grad.score.thresholds import Threshold
 from grad.system.files import replacing
 from grad.system.names import printable
@@ -235,7 +236,9 @@ def _column(defect: Example | None, good: Example | None) -> list[Image.Image]:
 
 
 def _overlay(example: Example, image: Image.Image) -> Image.Image:
-    return overlay(image, example.anomaly_map, example.limit, example.score)
+    size = image_size(example.sample.path)
+    pixels = map_pixels(example.sample.min_area, size, image.size)
+    return overlay(image, example.anomaly_map, example.limit, example.score, pixels)
 
 
 def _load(sample: Sample, longest: int) -> tuple[Image.Image, Tensor | None]:

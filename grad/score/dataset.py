@@ -22,6 +22,7 @@ from grad.model.measure import extend_class, images_measured, leaving_out
 from grad.score.anomaly_map import anomaly_map, finish_blended, image_score, upsample
 from grad.score.metrics.classes import ClassMetrics, ClassReport
 from grad.score.metrics.pixels import exact_pixels
+from grad.score.regions import cut_small_peaks, map_pixels
 from grad.system import distributed
 from grad.system.progress import Progress
 
@@ -129,7 +130,7 @@ def scored(
             _, score = model.loss_and_score(features.batch(indices).to(device).float())
             maps = anomaly_map(score, size, None if looked_at is None else looked_at.to(device))
             scores = image_score(maps)
-        yield samples, scores.cpu(), maps.cpu()
+        yield samples, scores.cpu(), _without_small_peaks(maps.cpu(), samples)
 
 
 def _scored_by_tiles(
@@ -147,7 +148,7 @@ def _scored_by_tiles(
 
         blended = Mosaic.of_image(tiling, size, side).blend(maps())
         anomaly_map, score = finish_blended(blended, size, sample.roi)
-        yield [sample], torch.tensor([score]), anomaly_map[None]
+        yield [sample], torch.tensor([score]), _without_small_peaks(anomaly_map[None], [sample])
 
 
 def good_scores(
@@ -278,6 +279,19 @@ def _looked_at(samples: Sequence[Sample], size: tuple[int, int]) -> Tensor | Non
         return None
     whole = torch.ones(size, dtype=torch.bool)
     return torch.stack([whole if s.roi is None else inside(s.roi, size) for s in samples])
+
+
+def _without_small_peaks(maps: Tensor, samples: Sequence[Sample]) -> Tensor:
+    """(B, h, w) -> the same with the smallest region that counts in each image."""
+    if all(sample.min_area <= 1 for sample in samples):
+        return maps
+    size = (maps.shape[1], maps.shape[2])
+    return torch.stack(
+        [
+            cut_small_peaks(one, map_pixels(s.min_area, image_size(s.path), size))
+            for one, s in zip(maps, samples, strict=True)
+        ]
+    )
 
 
 def _mask(sample: Sample, size: tuple[int, int]) -> Tensor | None:

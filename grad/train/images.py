@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -36,8 +37,19 @@ def find_images(options: TrainOptions) -> tuple[Dataset, tuple[Sample, ...]]:
         validation = find_validation(options.validation, dataset.classes, dataset.train)
     check_masks(dataset)
     dataset, validation = with_rois(dataset, find_rois(dataset, options.roi), validation)
+    dataset, validation = _with_min_area(dataset, validation, options.min_area)
     workers = options.workers or default_workers()
     return with_white_level(dataset, options.white_level, workers, validation)
+
+
+def _with_min_area(
+    dataset: Dataset, validation: Sequence[Sample], min_area: int
+) -> tuple[Dataset, tuple[Sample, ...]]:
+    train, test, more = (
+        tuple(replace(sample, min_area=min_area) for sample in samples)
+        for samples in (dataset.train, dataset.test, validation)
+    )
+    return replace(dataset, train=train, test=test), more
 
 
 def compute_features_of(

@@ -119,6 +119,9 @@ class TrainOptions:
         "Picture that is white where images are looked at, for classes without a roi.png in their "
         "folder; none: the whole image.",
     )
+    min_area: int = option(
+        1, "Pixels, of an image as it is, of the smallest region that makes it anomalous."
+    )
     out: Path | None = option(
         None, "Folder for the results, new or empty; none: a free name in runs/."
     )
@@ -175,6 +178,7 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         check_lowest(self, few_shot=1, epochs=1, batch_size=1, image_size=16, workers=1, seed=0)
+        check_lowest(self, min_area=1)
         check_lowest(self, local_resolution=1, global_resolution=1)
         check_lowest(self, local_entries=1, global_entries=1)
         if self.seed >= 2**63:

@@ -149,7 +149,7 @@ def test_a_region_among_the_good_images_of_a_plain_folder_is_no_image(tmp_path):
 def test_a_region_of_other_proportions_is_one_sentence(tmp_path):
     make_images(tmp_path / "data", classes=("a",), train=2)
     draw(tmp_path / "data/a/roi.png", (24, 40), (0, 0, 20, 20))
-    with pytest.raises(GradError, match="has 40 x 24 pixels, the image .* 24 x 24"):
+    with pytest.raises(GradError, match=r"has 40 x 24 pixels, the image .* 24 x 24"):
         find_rois(find_dataset(tmp_path / "data"), None)
     draw(tmp_path / "data/a/roi.png", (48, 48), (0, 0, 20, 20))
     assert find_rois(find_dataset(tmp_path / "data"), None)
