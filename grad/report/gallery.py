@@ -61,12 +61,14 @@ class Thumbnail:
     Attributes:
         thumbnail: "" where the file can't be read any more.
         mask: "" where there is none.
+        least: share of the image that the smallest region that counts has.
     """
 
     shown: Shown
     thumbnail: str
     heat: str
     mask: str
+    least: float
 
 
 class Gallery:
@@ -156,8 +158,11 @@ def _encode_heat(heat: Tensor) -> Heat:
 def _thumbnail(shown: Shown, side: int) -> Thumbnail:
     sample = shown.sample
     thumbnail = mask = b""
+    least = 0.0
     try:
-        size = _fitted(image_size(sample.path), side)
+        height, width = image_size(sample.path)
+        least = sample.min_area / (height * width)
+        size = _fitted((height, width), side)
         image = load_image(sample.path, size, sample.white_level)
         pixels = (image * 255.0).round().to(torch.uint8)
         shown_image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
@@ -166,7 +171,7 @@ def _thumbnail(shown: Shown, side: int) -> Thumbnail:
             mask = _encode_mask(load_mask(sample.mask, rule=sample.mask_rule))
     except UnreadableImage:
         pass  # removed since it was scored; the page says so
-    return Thumbnail(shown, _text(thumbnail), _text(shown.heat.picture), _text(mask))
+    return Thumbnail(shown, _text(thumbnail), _text(shown.heat.picture), _text(mask), least)
 
 
 def _fitted(size: tuple[int, int], side: int) -> tuple[int, int]:

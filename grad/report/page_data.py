@@ -144,6 +144,7 @@ def _image(
         "low": _short(shown.heat.low * raised),
         "high": _short(shown.heat.high * raised),
         "mask": picture.mask,
+        "least": _short(picture.least),
     }
 
 
