@@ -87,7 +87,8 @@ def evaluate(
                 size = (maps.shape[1], maps.shape[2])
                 masks = [_mask(sample, size) for sample in of_class]
                 labels = [sample.anomalous for sample in of_class]
-                metrics[name].update(maps[rows], masks, scores[rows], labels)
+                parts = [sample.part for sample in of_class]
+                metrics[name].update(maps[rows], masks, scores[rows], labels, parts)
                 for observer in seen:
                     observer.add(of_class, scores[rows], maps[rows])
             progress.advance(len(samples))
