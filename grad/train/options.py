@@ -139,7 +139,7 @@ class TrainOptions:
     group: str | None = option(
         None,
         "Regular expression on image paths: images for which it matches the same text, such as a "
-        "roll or a day, are of one fold; none: as --data has groups, else each image may be of any.",
+        "roll or a day, are of one fold; none: as --data has groups, else each may be of any.",
     )
     false_alarm_rate: Rate = option("auto", f"{RATE_HELP}.")
     threshold: Literal["good", "f1"] = option(

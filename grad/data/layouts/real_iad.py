@@ -31,8 +31,8 @@ def recognise(root: Path, scan: Scan) -> tuple[str, dict[str, Reader]] | None:
     unused = [path.name for path in sizes if path != images]
     if unused:
         scan.notes.append(
-            f"Images are taken from {images}, not from {', '.join(unused)}: give the folder that "
-            "you want to --data."
+            f"Images are taken from {images}, not from {', '.join(unused)}: --data takes one of "
+            "these too."
         )
     there = [path for path in files if (images / path.stem).is_dir()]
     if there != files:
