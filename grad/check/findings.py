@@ -49,7 +49,7 @@ def examine(
         test = [sample for sample in dataset.test if sample.class_name == name]
         errors += _unusable(name, train, survey)
         warnings += [
-            *_unreadable(name, train + test, survey),
+            *_unreadable(name, [s for s in dataset.samples if s.class_name == name], survey),
             *_few(name, train, survey),
             *_lacking(name, test),
             *_sizes(name, train + test, survey, image_size),

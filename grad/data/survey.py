@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from grad.data.images import UnreadableImage, load_mask, load_picture
+from grad.data.images import UnreadableImage, load_mask, load_picture, mask_files
 from grad.data.samples import FULL_WHITE, Dataset
 
 _Found = TypeVar("_Found")
@@ -74,7 +74,7 @@ def survey_images(
     empty: set[Path] = set()
     soft: set[Path] = set()
     unreadable_masks: dict[Path, UnreadableImage] = {}
-    paths = [sample.path for sample in dataset.train + dataset.test]
+    paths = [sample.path for sample in dataset.samples]
     masks = [sample.mask for sample in dataset.test if sample.mask is not None]
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for path, facts in _each(pool, image_facts, paths):
@@ -130,8 +130,8 @@ def _count_values(mask: Path) -> int:
     """How many different values above zero a mask has; 0 of one without a pixel."""
     if not load_mask(mask).any():
         return 0
-    picture = load_picture(mask)
-    return max(len(np.unique(np.asarray(picture.rgb())[..., band])) for band in range(3)) - 1
+    pictures = [np.asarray(load_picture(file).rgb()) for file in mask_files(mask)]
+    return max(len(np.unique(values[..., band])) for values in pictures for band in range(3)) - 1
 
 
 def _each(

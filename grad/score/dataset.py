@@ -90,7 +90,8 @@ def evaluate(
                 masks = [_mask(sample, size) for sample in of_class]
                 labels = [sample.anomalous for sample in of_class]
                 looked_at = _looked_at(of_class, size)
-                metrics[name].update(maps[rows], masks, scores[rows], labels, looked_at)
+                parts = [sample.part for sample in of_class]
+                metrics[name].update(maps[rows], masks, scores[rows], labels, looked_at, parts)
                 for observer in seen:
                     observer.add(of_class, scores[rows], maps[rows])
             progress.advance(len(samples))

@@ -32,7 +32,7 @@ def find_images(options: TrainOptions) -> tuple[Dataset, tuple[Sample, ...]]:
     dataset = _find_dataset(options)
     if options.leave_out is not None:
         dataset = leave_out(dataset, options.leave_out)
-    validation: tuple[Sample, ...] = ()
+    validation = dataset.validation
     if options.validation is not None:
         validation = find_validation(options.validation, dataset.classes, dataset.train)
     check_masks(dataset)

@@ -41,7 +41,9 @@ class TrainOptions:
     """
 
     data: Path | None = option(
-        None, "Folder of images: MVTec AD or VisA layout, or good images only; none: the demo set."
+        None,
+        "Folder of images, whose layout is recognised, or a table of them (.csv, .jsonl); none: "
+        "the demo set.",
     )
     classes: str | None = option(None, "Classes to take, as NAME,NAME; none: all of them.")
     leave_out: Path | None = option(
@@ -138,12 +140,14 @@ class TrainOptions:
         "train, and thresholds come from folds of them.",
     )
     validation: Path | None = option(
-        None, "Folder of further good images for thresholds, DIR/CLASS; none: the share above."
+        None,
+        "Folder of further good images for thresholds, DIR/CLASS; none: what --data has for "
+        "validation, else the share above.",
     )
     group: str | None = option(
         None,
         "Regular expression on image paths: images for which it matches the same text, such as a "
-        "roll or a day, are of one fold; none: each image may be of any.",
+        "roll or a day, are of one fold; none: as --data has groups, else each may be of any.",
     )
     false_alarm_rate: Rate = option("auto", f"{RATE_HELP}.")
     threshold: Literal["good", "f1"] = option(
