@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,14 +12,21 @@ from typing import TYPE_CHECKING
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from grad.data.demo import demo_dataset
 from grad.data.sources import Item, find_items, is_live, items_of
 from grad.detector.checkpoint import LoadedModel, load_checkpoint, model_file
 from grad.detector.detector import Detector
 from grad.export.formats.base import FORMATS, Format
+from grad.export.good_images import (
+    Good,
+    graph_inputs,
+    read_good_images,
+    rescale_thresholds,
+)
 from grad.export.graph import Column, ExportGraph, columns, facts, trace
-from grad.export.verify import Parity, batches, verify
+from grad.export.verify import EIGHT_BITS, EXACT, Parity, batches, verify
 from grad.score.thresholds import no_thresholds
 from grad.system.errors import GradError
 from grad.system.files import replacing
@@ -51,22 +58,40 @@ def export_model(options: ExportOptions, console: Console) -> Path:
     loaded = load_checkpoint(options.model)
     detector = Detector.of(loaded, device="cpu", precision="float32")
     chosen = _columns(loaded, options)
+    length = None if options.batch == "dynamic" else options.batch
+    good = {} if options.int8 is None else _good_images(options.int8, chosen, length)
     with _staging_folder(out) as folder:
         info, roi = loaded.info, loaded.info.roi(options.class_name)
-        graph = ExportGraph(
-            loaded.backbone, loaded.model, info.image_size, chosen, options.resize, roi
-        )
-        length = None if options.batch == "dynamic" else options.batch
-        about = facts(loaded.info, chosen, options.resize)
-        program = trace(graph, length)
-        files = module.write(program, folder / out.name, about, **options.format_options())
+
+        def write(limits: Sequence[Column]) -> list[Path]:
+            """The files with these thresholds."""
+            graph = ExportGraph(
+                loaded.backbone, loaded.model, info.image_size, limits, options.resize, roi
+            )
+            about = facts(info, limits, options.resize)
+            written: list[Path] = module.write(
+                trace(graph, length), folder / out.name, about, **options.format_options(), **eight
+            )
+            return written
+
+        def score(images: Tensor, class_name: str | None) -> tuple[Tensor, Tensor]:
+            return detector.score_batch(images, [class_name] * len(images))
+
+        eight = {"int8": graph_inputs(good, info.image_size, options.resize)} if good else {}
+        files, limits = write(chosen), chosen
+        threads = torch.get_num_threads()
+        if good:
+            run = module.open_file(files[0], threads)
+            limits = rescale_thresholds(chosen, run, score, good, info.image_size, options.resize)
+            files = write(limits)
         parity = verify(
-            module.open_file(files[0], torch.get_num_threads()),
-            lambda images: detector.score_batch(images, [options.class_name] * len(images)),
+            module.open_file(files[0], threads),
+            lambda images: score(images, options.class_name),
             [column.threshold for column in chosen],
-            loaded.info.image_size,
+            info.image_size,
             options.resize,
             batches(images, length),
+            EIGHT_BITS if good else EXACT,
         )
         console.print(parity_table(chosen_format.runtime, parity))
         parity.check()
@@ -121,6 +146,11 @@ def _columns(loaded: LoadedModel, options: ExportOptions) -> tuple[Column, ...]:
     if options.false_alarm_rate is not None:
         calibration = calibration.at_rate(options.false_alarm_rate)
     return columns(calibration, options.class_name, loaded.info.min_area)
+
+
+def _good_images(folder: Path, chosen: Sequence[Column], length: int | None) -> Good:
+    names = [column.name for column in chosen]
+    return read_good_images(folder, names[:-1] if names[1:] else names, length)
 
 
 def _images(path: str | None) -> Iterator[Item]:

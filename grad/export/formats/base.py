@@ -3,7 +3,8 @@
 A format is a row here and a module beside this one, which has two functions:
 
 - ``write(program, path, facts, **options)`` writes an exported program with facts about it, to a
-  path with the right suffix; ``options`` are those that the row names, as far as they were given.
+  path with the right suffix; ``options`` are those that the row names, as far as they were given
+  (for ``int8`` batches of good images as the graph takes them).
   It returns the files written: ``path``, and others with its stem.
 - ``open_file(path, threads)`` says how to run it on the CPU; 0 threads: one a core.
 """
@@ -68,14 +69,15 @@ FORMATS = {
         "for ONNX Runtime and TensorRT",
         "grad.export.formats.onnx",
         ("onnx", "onnxscript", "onnxruntime"),
-        options=("opset",),
+        options=("opset", "int8"),
     ),
     "openvino": Format(
         ".xml",
         "OpenVINO",
         "for Intel's processors",
         "grad.export.formats.openvino",
-        ("onnx", "onnxscript", "openvino"),
+        ("onnx", "onnxscript", "onnxruntime", "openvino"),
+        options=("int8",),
     ),
     "torch": Format(
         ".pt2", "torch.export", "with the compiled operators", "grad.export.formats.torch"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from grad.export.formats.base import Runner, as_arrays
+from grad.export.formats.int8 import quantise
 from grad.export.graph import AXES, INPUT, OUTPUTS
 from grad.export.standard_operators import with_standard_operators
 from grad.system.errors import GradError
@@ -19,7 +21,11 @@ DEFAULT_OPSET = 18  # the lowest that torch writes, so the one that most runtime
 
 
 def write(
-    program: ExportedProgram, path: Path, facts: dict[str, str], opset: int = DEFAULT_OPSET
+    program: ExportedProgram,
+    path: Path,
+    facts: dict[str, str],
+    opset: int = DEFAULT_OPSET,
+    int8: Sequence[NDArray[Any]] = (),
 ) -> list[Path]:
     """Write a program; ``facts`` become the file's ``metadata_props``.
 
@@ -28,6 +34,7 @@ def write(
         path: of the file, with any suffix.
         facts: from :func:`grad.export.graph.facts`.
         opset: version of ONNX's operators.
+        int8: batches of good images, with which the fusion network goes to 8 bits; none: it stays.
 
     Raises:
         GradError: there is no such opset, or it is older than what torch writes.
@@ -52,6 +59,8 @@ def write(
         node.metadata_props.clear()  # names the folders of this machine
     converted.model.metadata_props.update(facts)
     converted.save(path, external_data=False)
+    if int8:
+        quantise(path, int8)
     return [path]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +17,9 @@ from grad.export.formats.base import Runner, as_arrays
 EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
-def write(program: ExportedProgram, path: Path, facts: dict[str, str]) -> list[Path]:
+def write(
+    program: ExportedProgram, path: Path, facts: dict[str, str], int8: Sequence[NDArray[Any]] = ()
+) -> list[Path]:
     """Write a program by way of ONNX; ``facts`` go under ``grad`` into the file's ``rt_info``.
 
     Arguments as in :func:`grad.export.formats.onnx.write`, ``path`` ending in ``.xml``.
@@ -25,7 +28,7 @@ def write(program: ExportedProgram, path: Path, facts: dict[str, str]) -> list[P
 
     with TemporaryDirectory() as folder:
         onnx = Path(folder, "model.onnx")
-        onnx_format.write(program, onnx, facts)
+        onnx_format.write(program, onnx, facts, int8=int8)
         model = openvino.Core().read_model(onnx)
         for name, fact in facts.items():
             model.set_rt_info(fact, ["grad", name])
