@@ -14,7 +14,7 @@ from grad.system.run_folder import CONFIG, METRICS, REPORT, STATE
 
 # What may change between the parts of a run: what its result does not depend on, and its end.
 # That data at another path are the same is seen by their features.
-_FREE = {"resume", "epochs", "data", "cache", "workers", "features_on_device", "compile"}
+_FREE = {"resume", "epochs", "data", "cache", "workers", "features_on_device", "compile", "log"}
 
 
 def find_options(run: Path) -> Path:

@@ -28,6 +28,7 @@ from grad.system.progress import print_line
 from grad.system.run_folder import CONFIG, ODDEST, new_folder
 from grad.train.about import describe_run, metrics_settings
 from grad.train.images import compute_features_of, find_images
+from grad.train.log import check_log, open_log
 from grad.train.model import ModelTraining
 from grad.train.options import TrainOptions, write_options
 from grad.train.plan import TrainPlan, make_plan
@@ -50,6 +51,7 @@ def run(options: TrainOptions, console: Console) -> Path:
         GradError: something that was given is wrong; nothing half-written is left.
         KeyboardInterrupt: Ctrl-C, after what could be saved was saved and announced.
     """
+    raise_once(lambda: check_log(options.log))
     device = raise_once(lambda: find_device(options.device))
     with distributed.joined(device):
         return _run(options, device, console if distributed.is_main() else Console(quiet=True))
@@ -77,15 +79,18 @@ def _run(options: TrainOptions, device: torch.device, console: Console) -> Path:
             train, further, options.calibration_share, options.seed, options.group
         )
         results = Results(exact=options.exact_metrics, tested=len(test) > 0)
-        training = ModelTraining(plan, backbone, results, console)
-        for folder, classes in plan.models(dataset.classes, out):
-            training.run(split.of_classes(classes), test.of_classes(classes), folder)
-        if distributed.is_main():
-            settings = metrics_settings(plan, backbone, split, test)
-            about = describe_run(plan, dataset, backbone, out)
-            if not validation:  # which would be what thresholds are made from
-                write_list(out / ODDEST, dataset.root, results.oddest())
-            results.write(out, settings, about, console, workers=plan.workers)
+        used = dataclasses.asdict(plan.as_options(backbone.name, out))
+        with open_log(options.log, out, used, console) as log:
+            training = ModelTraining(plan, backbone, results, console, log)
+            for folder, classes in plan.models(dataset.classes, out):
+                training.run(split.of_classes(classes), test.of_classes(classes), folder)
+            if distributed.is_main():
+                settings = metrics_settings(plan, backbone, split, test)
+                about = describe_run(plan, dataset, backbone, out)
+                if not validation:  # which would be what thresholds are made from
+                    write_list(out / ODDEST, dataset.root, results.oddest())
+                results.write(out, settings, about, console, workers=plan.workers)
+                log.results(out)
         print_line(f"Results are in {out}", None, console)
     return out
 
