@@ -82,7 +82,7 @@ def is_complete(run: Path, epochs: int) -> bool:
         GradError: it is to have more epochs, but what training goes on from is gone.
     """
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # of other JSON
-        done = json.loads((run / METRICS).read_text())["settings"]["epochs"]
+        done = json.loads((run / METRICS).read_text(encoding="utf-8"))["settings"]["epochs"]
         if done == epochs:
             return (run / REPORT).is_file()
         if not any(run.rglob(STATE)):
