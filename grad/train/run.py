@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -65,10 +65,12 @@ def _run(options: TrainOptions, device: torch.device, console: Console) -> Path:
     options = dataclasses.replace(options, white_level=dataset.train[0].white_level)
     show_dataset(dataset, console)
     plan = make_plan(options, device, len(dataset.train))
-    with _run_folder(plan, dataset) as out, deterministic(plan.device):
+    with _run_folder(plan, dataset) as out, deterministic(plan.device), ExitStack() as stack:
         backbone = _load_backbone(plan, console)
+        used = plan.as_options(backbone.name, out)
+        log = stack.enter_context(open_log(options.log, out, dataclasses.asdict(used), console))
         if distributed.is_main():
-            write_options(out / CONFIG, plan.as_options(backbone.name, out))
+            write_options(out / CONFIG, used)
         train, test, further = (
             compute_features_of(samples, plan, backbone, console)
             for samples in (dataset.train, dataset.test, validation)
@@ -79,18 +81,16 @@ def _run(options: TrainOptions, device: torch.device, console: Console) -> Path:
             train, further, options.calibration_share, options.seed, options.group
         )
         results = Results(exact=options.exact_metrics, tested=len(test) > 0)
-        used = dataclasses.asdict(plan.as_options(backbone.name, out))
-        with open_log(options.log, out, used, console) as log:
-            training = ModelTraining(plan, backbone, results, console, log)
-            for folder, classes in plan.models(dataset.classes, out):
-                training.run(split.of_classes(classes), test.of_classes(classes), folder)
-            if distributed.is_main():
-                settings = metrics_settings(plan, backbone, split, test)
-                about = describe_run(plan, dataset, backbone, out)
-                if not validation:  # which would be what thresholds are made from
-                    write_list(out / ODDEST, dataset.root, results.oddest())
-                results.write(out, settings, about, console, workers=plan.workers)
-                log.results(out)
+        training = ModelTraining(plan, backbone, results, console, log)
+        for folder, classes in plan.models(dataset.classes, out):
+            training.run(split.of_classes(classes), test.of_classes(classes), folder)
+        if distributed.is_main():
+            settings = metrics_settings(plan, backbone, split, test)
+            about = describe_run(plan, dataset, backbone, out)
+            if not validation:  # which would be what thresholds are made from
+                write_list(out / ODDEST, dataset.root, results.oddest())
+            results.write(out, settings, about, console, workers=plan.workers)
+            log.results(out)
         print_line(f"Results are in {out}", None, console)
     return out
 
