@@ -6,6 +6,7 @@ import pytest
 from helpers.layouts import (
     MADE,
     SIZE,
+    good_and_ng,
     kolektor_sdd,
     kolektor_sdd2,
     manifest,
