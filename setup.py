@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,9 +28,12 @@ from build_environment import (  # noqa: E402
     MINIMUM_TORCH,
     Toolkit,
     cuda_choice,
+    define,
     find_toolkit,
     find_torch,
+    host_flags,
     kernels_first,
+    limit_of_jobs,
     one_front_end,
     runtime_library,
 )
@@ -40,11 +44,7 @@ from build_environment import (  # noqa: E402
 ARCHITECTURES = ("8.0", "9.0", "10.0", "12.0")
 MEMORY_PER_JOB = 3 * 2**30  # bytes; what a torch header or a kernel with all its variants takes
 
-# torch's parallel_for is serial without -fopenmp. It is no link flag, so that the threads are those
-# of the OpenMP runtime that torch brings, and torch.set_num_threads governs them.
-HOST_FLAGS = ["-O3", "-g0", "-fopenmp", "-fno-math-errno", "-Wall", "-Wextra"]
 NVCC_FLAGS = ["-O3", "--expt-relaxed-constexpr", "-lineinfo"]
-LINK_FLAGS = ["-s"]
 
 DEPENDENCIES = [
     "torchvision",
@@ -101,18 +101,6 @@ def default_architectures(toolkit: Toolkit) -> list[str]:
     return [a for a in ARCHITECTURES if f"compute_{a.replace('.', '')}" in known.stdout.split()]
 
 
-def limit_jobs() -> None:
-    """Compile in parallel, but not into swap."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    jobs = min(len(os.sched_getaffinity(0)), memory // MEMORY_PER_JOB)
-    os.environ.setdefault("MAX_JOBS", str(max(1, jobs)))
-
-
-def define(name: str, text: str) -> str:
-    """A compiler flag that defines a macro as a string literal."""
-    return f"-D{name}={json.dumps(text)}"
-
-
 def make_record(toolkit: Toolkit | None, architectures: str) -> dict[str, str]:
     """What the library is built for and from."""
     import torch
@@ -134,24 +122,21 @@ def make_extension(
 
     suffixes = (".cpp", ".cu") if toolkit else (".cpp",)
     sources = (path for path in ROOT.glob("csrc/**/*") if path.suffix in suffixes)
-    host_flags = [
-        *HOST_FLAGS,
-        define("GRAD_BUILT_TORCH", record["torch"]),
-        define("GRAD_BUILT_CUDA", record["cuda"]),
-        define("GRAD_BUILT_ARCHITECTURES", record["architectures"]),
-    ]
+    host = host_flags(sys.platform, Path(cpp_extension.__file__).parents[1])
+    facts = {name: record[name.lower()] for name in ("TORCH", "CUDA", "ARCHITECTURES")}
+    defined = [define(f"GRAD_BUILT_{name}", text, sys.platform) for name, text in facts.items()]
     make = cpp_extension.CUDAExtension if toolkit else cpp_extension.CppExtension
     extension = make(
         "grad._C",
         sorted(str(path.relative_to(ROOT)) for path in sources),
         include_dirs=[str(ROOT / "csrc")],
         define_macros=[("GRAD_WITH_CUDA", None)] if toolkit else [],
-        extra_compile_args={"cxx": host_flags, "nvcc": [*NVCC_FLAGS, *nvcc_flags]},
-        extra_link_args=list(LINK_FLAGS),
+        extra_compile_args={"cxx": [*host.compile, *defined], "nvcc": [*NVCC_FLAGS, *nvcc_flags]},
+        extra_link_args=list(host.link),
     )
     # The headers of torch and CUDA give no warnings as system headers.
     for folder in extension.include_dirs[1:]:
-        extension.extra_compile_args["cxx"] += ["-isystem", folder]
+        extension.extra_compile_args["cxx"] += [host.system_include, folder]
     runtime = runtime_library(toolkit.home) if toolkit else None
     if runtime and runtime.suffix != ".so":  # PyPI's wheels have no libcudart.so to link with
         extension.libraries.remove("cudart")
@@ -170,16 +155,26 @@ def build_command(record: dict[str, str]) -> type:
         return str(Path(library).with_suffix(".json"))
 
     class BuildCore(BuildExtension):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            # On Windows torch has ninja call cl, whatever the compiler.
+            super().__init__(*args, use_ninja=sys.platform != "win32", **kwargs)
+
         def run(self) -> None:
             self.force = True  # ninja knows better what is up to date
             super().run()
             in_source_tree = super().get_output_mapping()  # of an editable build, else empty
             for library in BuildExtension.get_outputs(self):
                 for path in (library, in_source_tree.get(library, library)):
-                    Path(record_of(path)).write_text(json.dumps(record, indent=2) + "\n")
+                    Path(record_of(path)).write_text(
+                        json.dumps(record, indent=2) + "\n", encoding="utf-8"
+                    )
 
         def build_extension(self, ext: Extension) -> None:
             compile_all = self.compiler.compile
+
+            if sys.platform == "win32":  # the kernels use vectors as gcc and clang have them
+                self.compiler.initialize()
+                self.compiler.cc = shutil.which("clang-cl") or "clang-cl"
 
             def compile_in_order(sources: list[str], *args: Any, **kwargs: Any) -> list[str]:
                 return compile_all(kernels_first(sources), *args, **kwargs)
@@ -220,7 +215,7 @@ def build_options() -> dict[str, Any]:
             usable = default_architectures(toolkit)
             nvcc_flags.append(one_front_end(usable))
             architectures = f"{usable[0]}+PTX;" + ";".join(usable[1:])
-    limit_jobs()
+    os.environ.setdefault("MAX_JOBS", str(limit_of_jobs(MEMORY_PER_JOB)))
     record = make_record(toolkit, architectures)
     extension = make_extension(toolkit, record, nvcc_flags)
     return {"ext_modules": [extension], "cmdclass": {"build_ext": build_command(record)}}

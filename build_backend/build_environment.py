@@ -6,6 +6,7 @@ but the standard library, and imports no torch.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -76,7 +77,9 @@ def find_torch() -> Torch | None:
         folder = Path(str(distribution.locate_file("")))
         version_file = folder / "torch" / "version.py"
         if version_file.is_file():
-            cuda = re.search(r"^cuda\b.*'([\d.]+)'", version_file.read_text(), re.MULTILINE)
+            cuda = re.search(
+                r"^cuda\b.*'([\d.]+)'", version_file.read_text(encoding="utf-8"), re.MULTILINE
+            )
             torch = Torch(distribution.version, cuda[1] if cuda else "", folder)
             return torch if major_minor(torch.version) >= MINIMUM_TORCH else None
     return None
@@ -137,7 +140,7 @@ def check_toolkit(home: Path, cuda: str) -> Toolkit | str:
         return f"{home} has no libcudart"
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.cu")
-        source.write_text(PROBE)
+        source.write_text(PROBE, encoding="utf-8")
         compiler = ["-ccbin", os.environ["CC"]] if os.environ.get("CC") else []  # as torch does
         code, output = _run([nvcc, *compiler, "-c", source, "-o", source.with_suffix(".o")])
     if code != 0:
@@ -158,6 +161,64 @@ def one_front_end(architectures: list[str]) -> str:
     numbers = [architecture.replace(".", "") for architecture in architectures]
     code = ",".join([f"compute_{numbers[0]}", *(f"sm_{number}" for number in numbers)])
     return f"-gencode=arch=compute_{numbers[0]},code=[{code}]"
+
+
+@dataclass(frozen=True)
+class HostFlags:
+    """How the C++ files are compiled and linked.
+
+    Attributes:
+        compile: flags for each file.
+        system_include: the flag before a folder of headers that give no warnings.
+        link: flags of the library.
+    """
+
+    compile: tuple[str, ...]
+    system_include: str
+    link: tuple[str, ...]
+
+
+def host_flags(system: str, torch: Path) -> HostFlags:
+    """Flags for the compiler of a system: gcc or clang, Apple's clang, on Windows clang-cl.
+
+    torch's parallel_for is serial without OpenMP. It is no link flag, so that the threads are those
+    of the OpenMP runtime that torch brings, and torch.set_num_threads governs them. Apple's clang
+    has no header of OpenMP, torch's wheels bring one; for clang-cl there is none, so that the
+    kernels have one thread on Windows.
+
+    Args:
+        system: as sys.platform.
+        torch: the folder of its package.
+    """
+    if system == "win32":
+        return HostFlags(("/O2", "/W3", "/clang:-fno-math-errno"), "/imsvc", ())
+    flags = ("-O3", "-g0", "-fno-math-errno", "-Wall", "-Wextra")
+    if system == "darwin":
+        threads = (torch / "include" / "omp.h").is_file()
+        return HostFlags(flags + ("-Xclang", "-fopenmp") * threads, "-isystem", ())
+    return HostFlags((*flags, "-fopenmp"), "-isystem", ("-s",))
+
+
+def define(name: str, text: str, system: str) -> str:
+    """A compiler flag that defines a macro as a string literal."""
+    literal = json.dumps(text)
+    return f"-D{name}={json.dumps(literal)[1:-1] if system == 'win32' else literal}"
+
+
+def limit_of_jobs(memory_per_job: int) -> int:
+    """How many files to compile at once: one a core, but not into swap.
+
+    Args:
+        memory_per_job: bytes.
+    """
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        cores = len(os.sched_getaffinity(0))
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # Windows does not say
+        return max(1, cores // 2)
+    return max(1, min(cores, memory // memory_per_job))
 
 
 def kernels_first(sources: list[str]) -> list[str]:

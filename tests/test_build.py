@@ -210,6 +210,40 @@ def test_kernels_are_compiled_first(environment: ModuleType) -> None:
     assert ordered == ["csrc/a/a_cpu.cpp", "csrc/a/a_cuda.cu", "csrc/a/a.cpp", "csrc/b.cpp"]
 
 
+def test_flags_of_each_system(environment: ModuleType, tmp_path: Path) -> None:
+    linux = environment.host_flags("linux", tmp_path)
+    assert "-fopenmp" in linux.compile and linux.link == ("-s",)
+    mac = environment.host_flags("darwin", tmp_path)
+    assert "-fopenmp" not in mac.compile and mac.link == ()  # Apple's clang has no omp.h
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "omp.h").touch()
+    mac = environment.host_flags("darwin", tmp_path)
+    assert mac.compile[-2:] == ("-Xclang", "-fopenmp")
+    windows = environment.host_flags("win32", tmp_path)
+    assert all(flag.startswith("/") for flag in windows.compile)
+
+
+def test_macros_with_texts_survive_the_command_line(environment: ModuleType) -> None:
+    assert environment.define("A", "9.0;+PTX", "linux") == '-DA="9.0;+PTX"'  # no shell sees it
+    assert environment.define("A", "9.0;+PTX", "win32") == r"-DA=\"9.0;+PTX\""
+
+
+def test_jobs_follow_cores_and_memory(
+    environment: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the system tells only one of them, or none."""
+    monkeypatch.setattr(os, "sysconf", lambda name: 2**15)  # pages, bytes in each: 1 GiB
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
+    assert environment.limit_of_jobs(2**28) == 4
+    assert environment.limit_of_jobs(2**20) == 6
+    assert environment.limit_of_jobs(2**40) == 1
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert environment.limit_of_jobs(2**20) == 3
+    monkeypatch.delattr(os, "sysconf")
+    assert environment.limit_of_jobs(2**20) == 1
+
+
 # Which library is loaded.
 
 

@@ -316,7 +316,7 @@ def _key(samples: Sequence[Sample], base: str, cache: Path, pool: ThreadPoolExec
     seen, changed = _state(base, paths)
     memory = cache / f"{seen}.key"
     with suppress(OSError, ValueError):
-        of, _, known = memory.read_text().partition(" ")
+        of, _, known = memory.read_text(encoding="utf-8").partition(" ")
         if of == seen and len(bytes.fromhex(known)) == hashlib.sha256().digest_size:
             return known
     key = hashlib.sha256(base.encode())
@@ -324,7 +324,7 @@ def _key(samples: Sequence[Sample], base: str, cache: Path, pool: ThreadPoolExec
         key.update(digest.encode() + b" ")
     if changed < start - _SETTLED:
         with suppress(GradError), replacing(memory) as temporary:
-            temporary.write_text(f"{seen} {key.hexdigest()}")
+            temporary.write_text(f"{seen} {key.hexdigest()}", encoding="utf-8")
     return key.hexdigest()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import zlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +39,7 @@ class StoredMaps:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("rb", buffering=0)
+        self._turn = threading.Lock()  # of those who read by seeking
         version = np.lib.format.read_magic(self._file)
         if version != (1, 0):
             raise ValueError(f"its version is {version}")
@@ -70,7 +72,7 @@ class StoredMaps:
         offset = self._start + row * self._row_bytes
         try:
             while buffer:
-                count = os.preadv(self._file.fileno(), [buffer], offset)
+                count = self._read_at(buffer, offset)
                 if count == 0:
                     raise OSError("it has been cut")
                 buffer, offset = buffer[count:], offset + count
@@ -79,6 +81,14 @@ class StoredMaps:
                 f"The cached features {self.path} can't be read ({error}): start again, what is "
                 "damaged is made again."
             ) from error
+
+    def _read_at(self, buffer: memoryview, offset: int) -> int:
+        """Read what a place of the file holds; from several threads at once."""
+        if hasattr(os, "preadv"):  # not on Windows
+            return os.preadv(self._file.fileno(), [buffer], offset)
+        with self._turn:
+            self._file.seek(offset)
+            return self._file.readinto(buffer)
 
     def checksums(self, pool: ThreadPoolExecutor) -> list[int]:
         """CRC-32 of each row."""
@@ -112,7 +122,7 @@ class FeatureFile:
             return None
         try:
             maps, _ = self.open()
-            record = json.loads(self.record.read_text())
+            record = json.loads(self.record.read_text(encoding="utf-8"))
             if record.get("key", self.array.stem) != self.array.stem:  # older records have none
                 return "its record is another file's"
             return "" if maps.checksums(pool) == record["crc32"] else "its checksum is wrong"
@@ -121,7 +131,7 @@ class FeatureFile:
 
     def open(self) -> tuple[StoredMaps, dict[int, str]]:
         """The rows, and why some of them have no image."""
-        unreadable = json.loads(self.record.read_text())["unreadable"]
+        unreadable = json.loads(self.record.read_text(encoding="utf-8"))["unreadable"]
         return StoredMaps(self.array), {int(row): reason for row, reason in unreadable.items()}
 
     def write(self, shape: tuple[int, ...], batches: Iterable[tuple[Maps, dict[int, str]]]) -> None:
@@ -143,6 +153,5 @@ class FeatureFile:
                 checksums += [zlib.crc32(row.data) for row in maps]
                 unreadable |= failures
         with replacing(self.record) as temporary:
-            temporary.write_text(
-                json.dumps({"key": self.array.stem, "crc32": checksums, "unreadable": unreadable})
-            )
+            record = {"key": self.array.stem, "crc32": checksums, "unreadable": unreadable}
+            temporary.write_text(json.dumps(record), encoding="utf-8")

@@ -109,7 +109,7 @@ def _candidates() -> Iterator[Library]:
         if spec is not None and spec.origin is not None:
             record = Path(spec.origin).with_suffix(".json")
             if record.is_file():
-                facts = json.loads(record.read_text())
+                facts = json.loads(record.read_text(encoding="utf-8"))
                 yield Library(spec, facts["torch"], facts["cuda"], facts["sources"])
 
 

@@ -212,7 +212,9 @@ def rank_by_oddness(
 def write_metrics(path: Path, summary: Mapping[str, Any]) -> None:
     """Write metrics.json; the file is whole or not there."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        temporary.write_text(
+            json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
 def test_settings(test: Features, image_size: int, split: TrainingSplit | None) -> dict[str, Any]:

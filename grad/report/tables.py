@@ -10,7 +10,7 @@ import timm
 import torch
 
 from grad.report.contents import ModelPart
-from grad.score.metrics.classes import PIXEL_METRICS
+from grad.score.metrics.classes import PIXEL_METRICS, metrics_in
 from grad.system.version import __version__
 
 _UNDEFINED = "\N{EN DASH}"
@@ -135,12 +135,12 @@ def metrics_table(metrics: Mapping[str, Any]) -> dict[str, Any]:
         }
 
     bound = max(metrics["error_bound"].values(), default=0.0)
-    keys = list(metrics["mean"])
+    keys = metrics_in(metrics["mean"])
     return {
         "headings": [{"label": _HEADINGS[key][0], "title": _HEADINGS[key][1]} for key in keys],
         "image_metrics": len(keys) - len(PIXEL_METRICS),
         "rows": [(name, [cell(name, key) for key in keys]) for name in metrics["classes"]],
-        "mean": [_percent(mean) for mean in metrics["mean"].values()],
+        "mean": [_percent(metrics["mean"][key]) for key in keys],
         "reasons": [f"{why[:1].upper()}{why[1:]}." for why in reasons],
         "exactness": "All values are exact."
         if not bound

@@ -37,7 +37,8 @@ def use_huge_pages() -> None:
 
 def keep_freed_memory() -> bool:
     """Let this process reuse freed memory of up to 2 GB; returns whether its C library can."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:  # not glibc
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, TypeError):  # not glibc; Windows has no library of that name at all
         return False
     return all([mallopt(option, _MOST) for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD)])

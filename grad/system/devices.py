@@ -49,6 +49,13 @@ def choose_precision(device: torch.device) -> Precision:
     return "bfloat16" if native else "float32"
 
 
+def usable_cores() -> int:
+    """The cores that this process may use, as far as the system tells; else those there are."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def default_workers(device: torch.device | None = None) -> int:
     """One thread a core that this process may use, at most 8.
 
@@ -57,7 +64,7 @@ def default_workers(device: torch.device | None = None) -> int:
             they only read and decode.
     """
     on_cpu = device is not None and device.type == "cpu"
-    cores = torch.get_num_threads() if on_cpu else len(os.sched_getaffinity(0))
+    cores = torch.get_num_threads() if on_cpu else usable_cores()
     return min(cores, _MOST_WORKERS)
 
 

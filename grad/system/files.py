@@ -65,7 +65,8 @@ def replacing_together(folder: Path) -> Iterator[None]:
         _waiting.set(None)
         with replacing(folder / _CHANGES) as changes:
             names = [os.path.relpath(path, folder) for path in waiting]
-            changes.write_text(json.dumps({"process": os.getpid(), "files": names}))
+            text = json.dumps({"process": os.getpid(), "files": names})
+            changes.write_text(text, encoding="utf-8")
     except BaseException:
         for path in waiting:
             with suppress(OSError):
@@ -87,7 +88,7 @@ def finish_replacing(folder: Path) -> None:
         return
     try:
         with suppress(FileNotFoundError):  # another process is quicker
-            listed = json.loads(changes.read_text())
+            listed = json.loads(changes.read_text(encoding="utf-8"))
             for path in (folder / name for name in listed["files"]):
                 with suppress(FileNotFoundError):  # has its name
                     os.replace(_temporary(path, listed["process"]), path)

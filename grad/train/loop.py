@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,6 +61,7 @@ def fit(
     compile_step: bool = False,
     console: Console | None = None,
     description: str = "training",
+    on_epoch: Callable[[History], None] = lambda history: None,
 ) -> Fit:
     """Train a model in place, on the device where it is; the last epoch is the result.
 
@@ -82,6 +83,7 @@ def fit(
         compile_step: whether torch compiles the network.
         console: where progress goes; None for silence.
         description: what it calls the training.
+        on_epoch: is called with the history after each epoch, and once before the first.
 
     Raises:
         GradError: the loss is NaN or infinite, the message names the files of the batch; the state
@@ -94,6 +96,7 @@ def fit(
     belongs_to = {"seed": seed, "data": features.digest(), "model": asdict(model.settings)}
     with TrainingState(folder, model, optimizer, order, belongs_to) as state:
         history = state.restore()
+        on_epoch(history)
         if model.statistics is not None and history.epochs == 0:
             with Progress(console, "measuring", len(features)) as progress:
                 measure_features(model.statistics, features, progress.advance)
@@ -127,6 +130,7 @@ def fit(
                     )
                     history = history.followed_by(loss, rates[0], time.perf_counter() - start)
                     state.save(history)
+                    on_epoch(history)
                     progress.advance(0, watch.note())
         except KeyboardInterrupt:
             interrupted = True

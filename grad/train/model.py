@@ -24,8 +24,10 @@ from grad.system.progress import print_line
 from grad.system.run_folder import MODEL
 from grad.train.estimate import describe_training, training_seconds
 from grad.train.folds import fold_scores
+from grad.train.log import RunLog
 from grad.train.loop import Fit, fit
 from grad.train.plan import TrainPlan
+from grad.train.state import History
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class ModelTraining:
     backbone: Backbone
     results: Results
     console: Console
+    log: RunLog
 
     def run(self, split: TrainingSplit, test: Features, folder: Path) -> None:
         """Train one model and judge it.
@@ -87,11 +90,16 @@ class ModelTraining:
         )
 
     def _fit(self, model: GRAD, features: Features, folder: Path) -> Fit:
-        plan = self.plan
+        plan, schedule = self.plan, self.plan.schedule()
+        name = folder.name if plan.options.separate else ""
+
+        def log(history: History) -> None:
+            self.log.epochs(dataclasses.asdict(history), schedule.learning_rates, name)
+
         return fit(
             model,
             features,
-            plan.schedule(),
+            schedule,
             seed=plan.options.seed,
             precision=plan.precision,
             folder=folder,
@@ -99,6 +107,7 @@ class ModelTraining:
             sync_batch_norm=plan.options.sync_batch_norm,
             compile_step=plan.options.compile,
             console=self.console,
+            on_epoch=log,
         )
 
     def _calibrate(self, model: GRAD, split: TrainingSplit) -> Calibration:

@@ -29,6 +29,9 @@ from grad.system.errors import GradError, raise_once
 from grad.system.files import replacing
 from grad.train.resume import allowed_changes, find_options
 
+Log = Literal["csv", "tensorboard", "mlflow"]
+"""Where a run is logged to: see :mod:`grad.train.log`."""
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -160,6 +163,11 @@ class TrainOptions:
     )
     exact_metrics: bool = option(
         False, "Keep the score of every pixel, 4 bytes each, however many there are."
+    )
+    log: Log | None = option(
+        None,
+        "Losses, rates, metrics and pictures for tools that compare runs: csv, tensorboard or "
+        "mlflow; none: the report alone.",
     )
     strict: bool = option(False, "Stop at unreadable images and odd files, not leave them out.")
     parts: Parts = option("local+global", "Which perspectives the model has.")

@@ -14,7 +14,7 @@ from grad.system.run_folder import CONFIG, METRICS, REPORT, STATE
 
 # What may change between the parts of a run: what its result does not depend on, and its end.
 # That data at another path are the same is seen by their features.
-_FREE = {"resume", "epochs", "data", "cache", "workers", "features_on_device", "compile"}
+_FREE = {"resume", "epochs", "data", "cache", "workers", "features_on_device", "compile", "log"}
 
 
 def find_options(run: Path) -> Path:
@@ -82,7 +82,7 @@ def is_complete(run: Path, epochs: int) -> bool:
         GradError: it is to have more epochs, but what training goes on from is gone.
     """
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # of other JSON
-        done = json.loads((run / METRICS).read_text())["settings"]["epochs"]
+        done = json.loads((run / METRICS).read_text(encoding="utf-8"))["settings"]["epochs"]
         if done == epochs:
             return (run / REPORT).is_file()
         if not any(run.rglob(STATE)):

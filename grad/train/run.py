@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ from grad.system.progress import print_line
 from grad.system.run_folder import CONFIG, ODDEST, new_folder
 from grad.train.about import describe_run, metrics_settings
 from grad.train.images import compute_features_of, find_images
+from grad.train.log import check_log, open_log
 from grad.train.model import ModelTraining
 from grad.train.options import TrainOptions, write_options
 from grad.train.plan import TrainPlan, make_plan
@@ -53,6 +54,7 @@ def run(options: TrainOptions, console: Console) -> Path:
         GradError: something that was given is wrong; nothing half-written is left.
         KeyboardInterrupt: Ctrl-C, after what could be saved was saved and announced.
     """
+    raise_once(lambda: check_log(options.log))
     device = raise_once(lambda: find_device(options.device))
     with distributed.joined(device):
         return _run(options, device, console if distributed.is_main() else Console(quiet=True))
@@ -66,10 +68,12 @@ def _run(options: TrainOptions, device: torch.device, console: Console) -> Path:
     options = dataclasses.replace(options, white_level=dataset.train[0].white_level)
     show_dataset(dataset, console)
     plan = make_plan(options, device, len(dataset.train))
-    with _run_folder(plan, dataset) as out, deterministic(plan.device):
+    with _run_folder(plan, dataset) as out, deterministic(plan.device), ExitStack() as stack:
         backbone = _load_backbone(plan, console)
+        used = plan.as_options(backbone.name, out)
+        log = stack.enter_context(open_log(options.log, out, dataclasses.asdict(used), console))
         if distributed.is_main():
-            write_options(out / CONFIG, plan.as_options(backbone.name, out))
+            write_options(out / CONFIG, used)
         train, test, further = (
             compute_features_of(samples, plan, backbone, console)
             for samples in (dataset.train, dataset.test, validation)
@@ -82,7 +86,7 @@ def _run(options: TrainOptions, device: torch.device, console: Console) -> Path:
             train, further, options.calibration_share, options.seed, options.group
         )
         results = Results(exact=options.exact_metrics, tested=len(test) > 0)
-        training = ModelTraining(plan, backbone, results, console)
+        training = ModelTraining(plan, backbone, results, console, log)
         for folder, classes in plan.models(dataset.classes, out):
             training.run(split.of_classes(classes), test.of_classes(classes), folder)
         if distributed.is_main():
@@ -92,6 +96,7 @@ def _run(options: TrainOptions, device: torch.device, console: Console) -> Path:
                 listed = dict.fromkeys([*strays, *results.oddest()])
                 write_list(out / ODDEST, dataset.root, listed)
             results.write(out, settings, about, console, workers=plan.workers)
+            log.results(out)
         print_line(f"Results are in {out}", None, console)
     return out
 

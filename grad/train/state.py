@@ -167,7 +167,7 @@ class TrainingState:
         metadata |= {DIGEST: digest(metadata, tensors)}
         # First, as an epoch that is known here alone is trained and written again.
         with replacing(self._path().with_name(HISTORY)) as temporary:
-            temporary.write_text(json.dumps(asdict(history), indent=2) + "\n")
+            temporary.write_text(json.dumps(asdict(history), indent=2) + "\n", encoding="utf-8")
         with replacing(self._path()) as temporary:
             try:
                 save_file(tensors, temporary, metadata)

@@ -6,6 +6,7 @@ import pytest
 from helpers.layouts import (
     MADE,
     SIZE,
+    good_and_ng,
     kolektor_sdd,
     kolektor_sdd2,
     manifest,
@@ -279,6 +280,16 @@ def test_masks_beside_the_images_of_mvtec_folders(tmp_path):
     (tmp_path / "bracket_black/ground_truth/hole/000_mask.png").unlink()
     write(tmp_path / "bracket_black/test/hole/000_mask.png", spot=(1, 1))
     assert counts(find_dataset(tmp_path)) == {"bracket_black": (3, 0, 1, 2, 2)}
+
+
+def test_masks_beside_good_images_are_no_images(tmp_path):
+    mpdd(tmp_path / "a")
+    good_and_ng(tmp_path / "b")
+    for folder in ("a/bracket_black/train/good", "a/bracket_black/test/good"):
+        write(tmp_path / folder / "000_GT.png")
+    write(tmp_path / "b/bolt/OK/0_mask.png")
+    assert counts(find_dataset(tmp_path / "a")) == {"bracket_black": (3, 0, 1, 2, 2)}
+    assert counts(find_dataset(tmp_path / "b"))["bolt"] == (8, 0, 2, 3, 0)
 
 
 def test_a_manifest_wins_over_folders_and_it_is_said(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from grad.data.layouts.masks import MASKS, check_masks_used
+from grad.data.layouts.masks import MASKS, check_masks_used, images_alone
 from grad.data.layouts.mvtec import read_kind
 from grad.data.layouts.split import split_good
 from grad.data.samples import Sample, check_class_name, is_defective, is_good
@@ -85,4 +85,6 @@ def _read_plain(folders: Sequence[Path], name: str, scan: Scan) -> ClassImages:
 
 
 def _good(folders: Sequence[Path], name: str, scan: Scan) -> Samples:
-    return [Sample(path, name, "train") for folder in folders for path in scan.images(folder)]
+    return [
+        Sample(path, name, "train") for folder in folders for path in images_alone(folder, scan)
+    ]

@@ -54,6 +54,13 @@ def masks_beside(files: Sequence[Path]) -> dict[Path, Path]:
     return {images[stem]: mask for mask, stem in named.items() if stem in images}
 
 
+def images_alone(folder: Path, scan: Scan) -> list[Path]:
+    """The images right inside a folder of good ones, without masks that lie beside them."""
+    files = scan.images(folder)
+    masks = set(masks_beside(files).values())
+    return [path for path in files if path not in masks]
+
+
 def stem_of_image(mask: Path) -> str | None:
     """What the image of a mask beside it is called; None of a file that is not called as one."""
     for ending in _ENDINGS:

@@ -10,7 +10,14 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from grad.data.layouts.masks import MASKS, check_masks_used, mask_of, masks_beside, masks_in
+from grad.data.layouts.masks import (
+    MASKS,
+    check_masks_used,
+    images_alone,
+    mask_of,
+    masks_beside,
+    masks_in,
+)
 from grad.data.samples import GOOD, Sample, check_class_name, is_good
 from grad.data.scan import (
     ClassImages,
@@ -92,7 +99,10 @@ def _read_good(folder: Path, name: str, scan: Scan) -> Samples:
     inside = entries(folder)
     good = [path for path in inside if path.is_dir() and is_good(path.name)]
     scan.leave_out([path for path in inside if path not in good], f"not in {folder.name}/good")
-    return [Sample(path, name, "train") for path in sorted(p for g in good for p in scan.images(g))]
+    return [
+        Sample(path, name, "train")
+        for path in sorted(p for g in good for p in images_alone(g, scan))
+    ]
 
 
 def read_kind(folder: Path, mask_folder: Path, name: str, used: set[Path], scan: Scan) -> Samples:

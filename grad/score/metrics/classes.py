@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,8 +218,7 @@ def summarize(reports: Mapping[str, ClassReport]) -> dict[str, Any]:
         the value, None where none has; ``mean_over``: how many have. ``reasons`` by class and
         metric; ``error_bound``: the largest one of each metric over the classes.
     """
-    parts = [PART_AUROC] if any(PART_AUROC in report.values for report in reports.values()) else []
-    keys = (*IMAGE_METRICS, *parts, *PIXEL_METRICS)
+    keys = metrics_in({key for report in reports.values() for key in report.values})
     bounds = {
         key: [report.error_bounds.get(key, 0.0) for report in reports.values()] for key in keys
     }
@@ -234,6 +233,12 @@ def summarize(reports: Mapping[str, ClassReport]) -> dict[str, Any]:
         "reasons": {name: report.reasons for name, report in reports.items() if report.reasons},
         "error_bound": {key: max(found, default=0.0) for key, found in bounds.items()},
     }
+
+
+def metrics_in(values: Collection[str]) -> list[str]:
+    """The metrics of a report, in order: all of ``METRICS``, that of parts where it is there."""
+    parts = [PART_AUROC] if PART_AUROC in values else []
+    return [*IMAGE_METRICS, *parts, *PIXEL_METRICS]
 
 
 def _fill(
