@@ -1,8 +1,8 @@
 """The paper's own figures, AUROC in per cent: (image, pixel).
 
-Source: arXiv 2402.18293v1, Tables 1 to 9, and the README of the released code. The text of Tables 2
-to 4 could not be read in full, so of their classes only those are here that were. UniAD's number of
-epochs is that of its released configuration.
+Source: arXiv 2402.18293v1, Tables 1 to 9, and the README of the released code. Of the classes of
+Tables 2 to 4 those are here whose figures are known. UniAD's number of epochs is that of its
+released configuration.
 """
 
 from __future__ import annotations
@@ -37,10 +37,19 @@ VISA_MEANS: dict[tuple[str, str], Figure] = {
 
 # GRAD, unified, of single classes.
 MVTEC_GRAD: dict[str, Figure] = {
+    "bottle": (100.0, 98.4),
+    "toothbrush": (99.3, 98.8),
+    "transistor": (99.9, 98.3),
     "capsule": (96.9, None),
     "screw": (97.5, None),
     "pill": (97.8, None),
     "wood": (None, 94.0),
     "tile": (None, 94.2),
+}
+# GRAD, one model a class.
+MVTEC_GRAD_SEPARATE: dict[str, Figure] = {
+    "bottle": (100.0, 98.5),
+    "toothbrush": (97.2, 94.1),
+    "transistor": (99.9, 98.7),
 }
 VISA_GRAD: dict[str, Figure] = {"capsules": (87.3, None), "pcb2": (90.5, None)}

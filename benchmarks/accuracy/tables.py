@@ -131,12 +131,13 @@ SHOTS = Table(
     7,
     "Few training images a class",
     (
-        *_shots("UniAD", "uniad", (80.3, None), (82.2, None), (83.6, None)),
+        *_shots("UniAD", "uniad", (80.3, 91.2), (82.2, 92.4), (83.6, 93.1)),
         *_shots("memory bank", "memory bank"),
         *_shots("GRAD", "grad", (82.3, 92.2), (89.0, 95.4), (92.1, 96.3)),
         *_shots("grad-plus", "grad", preset="grad-plus"),
     ),
-    note="Networks are trained for as many steps as all images would give.",
+    note="Networks are trained for as many steps as all images would give. The paper's PatchCore, "
+    "of which the memory bank here is a smaller kin, has 82.7 / 91.8, 87.5 / 93.8 and 89.3 / 94.6.",
 )
 
 
