@@ -12,6 +12,7 @@ from torch import Tensor
 
 from grad.data.picture import Picture
 from grad.data.sources import Item
+from grad.detector.checkpoint import Origin
 from grad.score.heat import overlay
 from grad.score.regions import Region, find_regions, resize_map
 from grad.score.thresholds import Threshold, no_thresholds
@@ -34,6 +35,8 @@ class Result:
             the n good images that the threshold was made from; None where the model has none.
         p_resolution: the smallest that ``p_value`` can be, 1 / (n + 1).
         clipped: whether it has 16-bit values above the model's white level, which count as white.
+        time: when it was judged, in UTC, ISO 8601.
+        origin: which model judged it; None for one that is in no file.
     """
 
     name: str
@@ -47,6 +50,8 @@ class Result:
     p_value: float | None = None
     p_resolution: float | None = None
     clipped: bool = False
+    time: str = ""
+    origin: Origin | None = None
 
     @cached_property
     def map_maximum(self) -> float:
@@ -112,8 +117,9 @@ class Result:
     def overlay(self, longest: int | None = None) -> Image.Image:
         """The image under its heat map, what is marked within a line; verdict and score below.
 
-        Colours are on the calibrated scale, so they mean the same in all images; a model without
-        thresholds has a scale for each image, and no verdict.
+        Beside them stand threshold, model and time, as far as there is room. Colours are on the
+        calibrated scale, so they mean the same in all images; a model without thresholds has a
+        scale for each image, and no verdict.
 
         Args:
             longest: the longest side of the image in pixels; larger ones are made smaller. None:
@@ -125,7 +131,8 @@ class Result:
         picture = self.picture
         factor = 1.0 if longest is None else min(1.0, longest / max(self.size))
         size = (max(1, round(factor * self.size[0])), max(1, round(factor * self.size[1])))
-        return overlay(picture.resize(size).rgb(), self.anomaly_map, self.limit, self.score)
+        notes = overlay_notes(self.limit, self.origin, self.time)
+        return overlay(picture.resize(size).rgb(), self.anomaly_map, self.limit, self.score, notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but image and map, for JSON; what needs a threshold is None without one."""
@@ -143,6 +150,9 @@ class Result:
             "regions": [asdict(region) for region in self.regions] if known else None,
             "width": self.size[1],
             "height": self.size[0],
+            "time": self.time,
+            "model": None if self.origin is None else self.origin.name,
+            "model_version": None if self.origin is None else self.origin.version,
         }
 
     def _level(self) -> float:
@@ -153,6 +163,14 @@ class Result:
         if self.limit is None:
             raise GradError(no_thresholds(self.name))
         return self.limit
+
+
+def overlay_notes(limit: Threshold | None, origin: Origin | None, time: str) -> list[str]:
+    """What stands below an overlay behind verdict and score, the most important first."""
+    notes = [] if limit is None else [f"threshold {limit.image:.4g}"]
+    if origin is not None:
+        notes.append(f"{origin.name} {origin.version}")
+    return [*notes, f"{time[:19].replace('T', ' ')} UTC"] if time else notes
 
 
 def check_score(name: str, score: float) -> None:

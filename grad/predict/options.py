@@ -38,6 +38,11 @@ class PredictOptions:
         "is the map's maximum; none: don't.",
     )
     masks: bool = option(False, "Write masks of what is marked, in the image's size, in OUT/masks.")
+    spreadsheet: bool = option(
+        False,
+        "Write predictions.csv for spreadsheets with a decimal comma, as Excel in most of Europe: "
+        "; between cells, UTF-8 with a mark.",
+    )
     class_name: str | None = option(
         None, "Class of all images, for its threshold; none: that of a class not stated."
     )
@@ -68,7 +73,7 @@ class PredictOptions:
     def __post_init__(self) -> None:
         check_lowest(self, limit=1, batch_size=1, workers=1)
         if self.out is None:
-            for name in ("overlays", "maps", "masks"):
+            for name in ("overlays", "maps", "masks", "spreadsheet"):
                 if getattr(self, name):
                     raise GradError(f"{flag(name)} needs --out DIR, where they are written.")
         if self.threshold is not None and self.false_alarm_rate is not None:

@@ -124,12 +124,14 @@ class _Out:
             masks=options.masks,
             workers=options.workers or 2,
         )
+        self._spreadsheet = options.spreadsheet
         self._stack = ExitStack()
 
     def __enter__(self) -> _Out:
         columns = self._pictures.columns
         part = distributed.rank() if distributed.size() > 1 else None
-        self._tables: Tables = self._stack.enter_context(tables(self.folder, columns, part))
+        opened = tables(self.folder, columns, part, spreadsheet=self._spreadsheet)
+        self._tables: Tables = self._stack.enter_context(opened)
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -42,7 +43,11 @@ def colours() -> NDArray[np.uint8]:
 
 
 def overlay(
-    image: Image.Image, anomaly_map: Tensor, limit: Threshold | None, score: float
+    image: Image.Image,
+    anomaly_map: Tensor,
+    limit: Threshold | None,
+    score: float,
+    notes: Sequence[str] = (),
 ) -> Image.Image:
     """The image under its heat map, what is marked within a line; below it verdict and score.
 
@@ -52,6 +57,7 @@ def overlay(
         limit: the threshold of its class; None: colours go from the map's lowest value to its
             highest, and there is no verdict.
         score: of the image.
+        notes: what else to write beside the score, as far as there is room.
 
     Returns:
         RGB, W wide and higher than H by the text.
@@ -69,11 +75,11 @@ def overlay(
     picture = image.copy()
     picture.paste(heat, mask=heat)
     if limit is None:
-        return _captioned(picture, [f"score {score:.4g}"], None)
+        return _captioned(picture, [f"score {score:.4g}"], None, notes)
     outline(picture, (values > limit.pixel_level(score, maximum)).numpy(), MARKED)
     anomalous = limit.is_anomalous(score, maximum)
     verdict = f"{'anomalous' if anomalous else 'good'} {limit.value(score, maximum):.2f}"
-    return _captioned(picture, [verdict, f"score {score:.4g}"], anomalous)
+    return _captioned(picture, [verdict, f"score {score:.4g}"], anomalous, notes)
 
 
 def outline(picture: Image.Image, inside: NDArray[np.bool_], colour: str) -> None:
@@ -84,8 +90,10 @@ def outline(picture: Image.Image, inside: NDArray[np.bool_], colour: str) -> Non
         picture.paste(ink, mask=Image.fromarray(around))
 
 
-def _captioned(picture: Image.Image, words: list[str], verdict: bool | None) -> Image.Image:
-    """The picture above a strip with words, in lines where it is narrow."""
+def _captioned(
+    picture: Image.Image, words: list[str], verdict: bool | None, notes: Sequence[str]
+) -> Image.Image:
+    """The picture above a strip with words, in lines where it is narrow; notes where they fit."""
     width, height = picture.size
     size = min(max(12, min(width, height) // 24), 72)
     text = "  ·  ".join(words)
@@ -93,6 +101,12 @@ def _captioned(picture: Image.Image, words: list[str], verdict: bool | None) -> 
         text = "\n".join(words)
         longest = max(font(size).getlength(word) for word in words) + size
         size = max(6, min(size, int(size * width / longest)))
+        notes = ()
+    for note in notes:
+        longer = f"{text}  ·  {note}"
+        if font(size).getlength(longer) + size > width:
+            break
+        text = longer
     strip = round(1.35 * size * (text.count("\n") + 1) + 0.3 * size)
     page = Image.new("RGB", (width, height + strip), VERDICTS[verdict])
     page.paste(picture, (0, 0))

@@ -14,12 +14,14 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from grad.data.picture import Picture
+from grad.detector.result import overlay_notes
 from grad.score.heat import colours, overlay
 from grad.score.regions import Region, find_regions, resize_map
 from grad.score.thresholds import Calibration, Method, Threshold, no_thresholds
 from grad.serve.scorer import Scorer
 from grad.serve.settings import ServeSettings
 from grad.serve.uploads import FORMATS
+from grad.system.clock import utc_time
 from grad.system.version import __version__
 
 PREVIEW, OVERLAY = 1024, 4096  # pixels, longest sides at most
@@ -60,6 +62,11 @@ class Prediction(BaseModel):
     )
     width: int = Field(description="Of the image, upright, in pixels.")
     height: int = Field(description="Of the image, upright, in pixels.")
+    time: str = Field(description="When it was judged, in UTC, ISO 8601.")
+    model: str | None = Field(description="The model's name.")
+    model_version: str | None = Field(
+        description="12 hexadecimal digits of a digest of the model's content, thresholds too."
+    )
     note: str | None = Field(default=None, description="Why there is no verdict.")
     drift: str | None = Field(
         default=None,
@@ -100,6 +107,7 @@ class Info(BaseModel):
 
     version: str
     model: str
+    model_version: str | None = Field(description="As in answers.")
     classes: list[str]
     backbone: str
     image_size: int
@@ -131,6 +139,7 @@ def describe(scorer: Scorer, settings: ServeSettings, name: str) -> Info:
     return Info(
         version=__version__,
         model=name,
+        model_version=None if scorer.origin is None else scorer.origin.version,
         classes=list(scorer.classes),
         backbone=scorer.info.backbone,
         image_size=scorer.image_size,
@@ -150,7 +159,7 @@ def describe(scorer: Scorer, settings: ServeSettings, name: str) -> Info:
 
 
 def judge(
-    calibration: Calibration | None,
+    scorer: Scorer,
     name: str,
     class_name: str | None,
     picture: Picture,
@@ -158,6 +167,7 @@ def judge(
     anomaly_map: Tensor,
 ) -> Prediction:
     """The answer to an image, without pictures."""
+    calibration, origin = scorer.calibration, scorer.origin
     maximum = float(anomaly_map.max())
     row = calibration.threshold(class_name) if calibration else None
     p_value, resolution = (
@@ -177,6 +187,9 @@ def judge(
         regions=_regions(anomaly_map, row, score, maximum, picture.size) if row else None,
         width=picture.size[1],
         height=picture.size[0],
+        time=utc_time(),
+        model=None if origin is None else origin.name,
+        model_version=None if origin is None else origin.version,
         note=clipped if row else NO_CALIBRATION,
     )
 
@@ -202,16 +215,14 @@ def encode_preview(picture: Picture) -> str:
 
 
 def encode_overlay(
-    picture: Picture,
-    anomaly_map: Tensor,
-    calibration: Calibration | None,
-    class_name: str | None,
-    score: float,
+    scorer: Scorer, picture: Picture, anomaly_map: Tensor, answer: Prediction
 ) -> str:
     """The image under its heat map."""
-    row = calibration.threshold(class_name) if calibration else None
+    known = scorer.calibration
+    row = known.threshold(answer.class_name) if known else None
     image = picture.resize(_fitted(picture, OVERLAY)).rgb()
-    return _png(overlay(image, anomaly_map, row, score))
+    notes = overlay_notes(row, scorer.origin, answer.time)
+    return _png(overlay(image, anomaly_map, row, answer.score, notes))
 
 
 def _rows(calibration: Calibration) -> list[ThresholdRow]:

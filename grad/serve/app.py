@@ -166,8 +166,7 @@ class Inspector:
     def _answer(
         self, name: str, picture: Picture, anomaly_map: Tensor, score: float, wanted: _Wanted
     ) -> Prediction:
-        calibration = self.scorer.calibration
-        answer = answers.judge(calibration, name, wanted.class_name, picture, score, anomaly_map)
+        answer = answers.judge(self.scorer, name, wanted.class_name, picture, score, anomaly_map)
         if self._drift is not None and self._drift.add(
             wanted.class_name, score, answer.map_maximum
         ):
@@ -176,9 +175,7 @@ class Inspector:
         if wanted.map:
             answer.map = answers.encode_map(anomaly_map)
         if wanted.overlay:
-            answer.overlay = answers.encode_overlay(
-                picture, anomaly_map, calibration, wanted.class_name, score
-            )
+            answer.overlay = answers.encode_overlay(self.scorer, picture, anomaly_map, answer)
         if wanted.preview:
             answer.preview = answers.encode_preview(picture)
         verdict = {None: "none", True: "anomalous", False: "good"}[answer.is_anomalous]

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from grad.detector.checkpoint import ModelInfo
+from grad.detector.checkpoint import ModelInfo, Origin
 from grad.score.thresholds import Calibration
 
 
@@ -27,6 +27,11 @@ class Scorer(Protocol):
     @property
     def info(self) -> ModelInfo:
         """What belongs to the model."""
+        ...
+
+    @property
+    def origin(self) -> Origin | None:
+        """Which file it was read from."""
         ...
 
     @property

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from grad.data.picture import as_floats
-from grad.detector.checkpoint import ModelInfo
+from grad.detector.checkpoint import ModelInfo, Origin
 from grad.score.thresholds import Calibration, calibrate
 
 SIZE = 24
@@ -31,6 +31,7 @@ class FakeDetector:
         self.image_size = SIZE
         self.calibration = calibration
         self.device = torch.device("cpu")
+        self.origin = Origin("fake", "0123456789ab")
         self.info = ModelInfo("none", (0,), "", SIZE, (0.0,) * 3, (1.0,) * 3, classes, 1)
         self.batches: list[int] = []
         self.broken = False

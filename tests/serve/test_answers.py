@@ -88,7 +88,9 @@ def test_a_verdict_for_bytes_and_for_a_form(client):
     by_form = client.post("/predict", files={"file": ("part.png", data, "image/png")}).json()
     assert by_form.pop("name") == "part.png"
     by_bytes.pop("name")
+    assert by_bytes.pop("time") <= by_form.pop("time")
     assert by_bytes == by_form
+    assert (by_bytes["model"], by_bytes["model_version"]) == ("fake", "0123456789ab")
     row = CALIBRATION.unknown
     assert by_bytes["score"] == pytest.approx(2.0)
     assert by_bytes["threshold"] == row.image

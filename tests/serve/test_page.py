@@ -12,6 +12,8 @@ pytest.importorskip("fastapi")
 from helpers.browser import PHONE, watched_page
 from helpers.serving import CALIBRATION, FakeDetector, encoded, grey, served, spot
 
+from grad.predict.outputs import COLUMNS
+
 GOOD, BAD = 40, 230  # grey levels far below and above every threshold
 LIMIT = CALIBRATION.unknown.image
 
@@ -162,8 +164,18 @@ def test_the_history_is_exported_survives_a_reload_and_is_cleared(open_page, tmp
         with (tmp_path / "list.csv").open(newline="") as file:
             rows = {row["name"]: row for row in csv.DictReader(file)}
         assert set(rows) == {name for name, _ in files} | {'\'=1+1,"x".png'}
-        assert rows["part 1.png"]["verdict"] == "anomalous"
+        assert list(rows["part 1.png"]) == list(COLUMNS), "as grad predict writes them"
+        assert rows["part 1.png"]["is_anomalous"] == "True"
+        assert rows["part 1.png"]["regions"] == "1" and rows["part 0.png"]["regions"] == "0"
+        assert rows["part 1.png"]["model_version"] == "0123456789ab"
         assert float(rows["part 1.png"]["score"]) == pytest.approx(BAD / 25.5, rel=1e-4)
+        page.check("#decimal-comma")
+        with page.expect_download() as download:
+            page.click("#export")
+        download.value.save_as(tmp_path / "list.csv")
+        with (tmp_path / "list.csv").open(newline="", encoding="utf-8-sig") as file:
+            commas = {row["name"]: row for row in csv.DictReader(file, delimiter=";")}
+        assert commas["part 1.png"]["score"] == rows["part 1.png"]["score"].replace(".", ",")
         page.click(".entry >> nth=0")  # its picture was not kept, its thumbnail was
         page.locator("#picture").wait_for()
         page.click("#clear")

@@ -2,6 +2,7 @@
 
 import { Server } from "./api.js";
 import { Camera } from "./camera.js";
+import { hasDecimalComma } from "./csv.js";
 import { bytes, drawRamp } from "./heat.js";
 import { History } from "./history.js";
 import { decodeMap, drawMap } from "./map.js";
@@ -103,7 +104,7 @@ async function score(file) {
   if (answer.drift) banner(answer.drift);
   const map = await decodeMap(answer.map);
   const entry = {
-    time: new Date().toISOString(),
+    time: answer.time,
     name: file.name,
     className,
     score: answer.score,
@@ -111,12 +112,19 @@ async function score(file) {
     width: answer.width,
     height: answer.height,
     seconds: (performance.now() - start) / 1000,
+    answer: answered(answer),
     thumbnail: thumbnail(picture),
     picture: URL.createObjectURL(shown),
     map,
   };
   picture.close();
   return entry;
+}
+
+/** What else the server said, without what is large. */
+function answered({ class_name, threshold, p_value, p_resolution, regions, model, model_version }) {
+  const count = regions?.length ?? null;
+  return { class_name, threshold, p_value, p_resolution, regions: count, model, model_version };
 }
 
 function thumbnail(picture) {
@@ -332,7 +340,9 @@ function listen() {
   };
   $("number").onblur = showThreshold;
   $("reset").onclick = () => move((name) => thresholds.move(name, 1));
-  $("export").onclick = () => download("inspections.csv", "text/csv", history.csv());
+  $("decimal-comma").checked = hasDecimalComma();
+  $("export").onclick = () =>
+    download("inspections.csv", "text/csv", history.csv($("decimal-comma").checked));
   $("clear").onclick = () => {
     history.clear();
     refresh();

@@ -1,5 +1,7 @@
 // What was inspected: kept in this browser, shown as thumbnails, exported as CSV.
 
+import { csv } from "./csv.js";
+
 const KEY = "grad-history";
 const MOST = 300;
 const WITH_PICTURES = 40; // the newest keep picture and anomaly map in memory
@@ -51,13 +53,31 @@ export class History {
     return { all: this.entries.length, anomalous: bad };
   }
 
-  csv() {
-    const rows = [["time", "name", "class", "score", "threshold", "value", "verdict"]];
-    for (const entry of [...this.entries].reverse()) {
+  /** All as a table, oldest first; what only the server knows is left out where a threshold was
+   * moved, or another class chosen, since it answered. */
+  csv(decimalComma) {
+    const rows = [...this.entries].reverse().map((entry) => {
       const { verdict, value, threshold } = this.judge(entry);
-      rows.push([entry.time, entry.name, entry.className, entry.score, threshold, value, verdict]);
-    }
-    return rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
+      const { answer } = entry;
+      const sameClass = answer && (answer.class_name ?? null) === entry.className;
+      return {
+        ...answer,
+        name: entry.name,
+        class_name: entry.className,
+        score: entry.score,
+        map_maximum: entry.maximum,
+        width: entry.width,
+        height: entry.height,
+        time: entry.time,
+        value,
+        threshold,
+        is_anomalous: verdict === "none" ? null : verdict === "anomalous",
+        p_value: sameClass ? answer.p_value : null,
+        p_resolution: sameClass ? answer.p_resolution : null,
+        regions: sameClass && threshold === answer.threshold ? answer.regions : null,
+      };
+    });
+    return csv(rows, decimalComma);
   }
 
   #item(entry) {
@@ -119,12 +139,4 @@ function release(entry) {
   if (entry.picture) URL.revokeObjectURL(entry.picture);
   entry.picture = null;
   entry.map = null;
-}
-
-/** A cell that spreadsheets take as text or number, never as a formula. */
-function cell(value) {
-  if (value === null || value === undefined) return "";
-  if (typeof value === "number") return String(value);
-  const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
-  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
