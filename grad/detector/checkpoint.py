@@ -223,7 +223,7 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Loa
         backbone.to(device),
         info,
         calibration,
-        _origin(path, metadata, tensors),
+        origin=_origin(path, metadata, tensors),
     )
 
 

@@ -106,7 +106,7 @@ class Info(BaseModel):
     """The model that is served, and the server's limits."""
 
     version: str
-    model: str
+    model: str | None
     model_version: str | None = Field(description="As in answers.")
     classes: list[str]
     backbone: str
@@ -133,13 +133,13 @@ class Health(BaseModel):
     version: str = __version__
 
 
-def describe(scorer: Scorer, settings: ServeSettings, name: str) -> Info:
+def describe(scorer: Scorer, settings: ServeSettings) -> Info:
     """What ``/info`` says."""
-    calibration = scorer.calibration
+    calibration, origin = scorer.calibration, scorer.origin
     return Info(
         version=__version__,
-        model=name,
-        model_version=None if scorer.origin is None else scorer.origin.version,
+        model=None if origin is None else origin.name,
+        model_version=None if origin is None else origin.version,
         classes=list(scorer.classes),
         backbone=scorer.info.backbone,
         image_size=scorer.image_size,

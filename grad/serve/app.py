@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.requests import ClientDisconnect
-from torch import Tensor
 
-from grad.data.picture import Picture
-from grad.detector.result import check_score
-from grad.score.drift import DRIFT, DriftWatches
 from grad.score.heat import SCRIPT
-from grad.serve import access, answers, failures
+from grad.serve import access, failures
 from grad.serve.access import Guard
 from grad.serve.answers import Health, Info, Prediction
-from grad.serve.batching import Batcher
-from grad.serve.prometheus import CONTENT_TYPE, Measured, Metrics
-from grad.serve.scorer import Scorer
-from grad.serve.settings import ServeSettings
-from grad.serve.uploads import Upload, decode, read_upload
+from grad.serve.inspector import Inspector, Wanted
+from grad.serve.prometheus import CONTENT_TYPE, Measured
 from grad.system.version import __version__
 
-_log = logging.getLogger("grad.serving")
-
 PAGE = Path(__file__).parent / "page"
-_DECODERS = 4  # threads that decode and encode, at most
-
-_Result = TypeVar("_Result")
-
 _CLASS = "Class whose threshold judges the image; without one, that of a class not stated."
 _PARAMETERS = ("class_name", "overlay", "map", "preview")
 _BODY = {
@@ -71,130 +53,8 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What a request asks for beside the verdict."""
-
-    class_name: str | None
-    overlay: bool
-    map: bool
-    preview: bool
-
-
-class Inspector:
-    """From a request to its answer; holds what all requests share.
-
-    Args:
-        scorer: scores batches.
-        settings: limits.
-    """
-
-    def __init__(self, scorer: Scorer, settings: ServeSettings) -> None:
-        self.scorer = scorer
-        self.settings = settings
-        self.accepted = 0
-        self.metrics = Metrics(lambda: self.accepted)
-        self._decoding = 0
-        known = scorer.calibration
-        self._drift = None if known is None else DriftWatches(known)
-        threads = min(_DECODERS, os.cpu_count() or 1)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="grad-image")
-        self._batcher = Batcher(
-            scorer.score_batch,
-            batch_size=settings.batch_size,
-            max_wait=settings.max_wait_ms / 1e3,
-            announced=lambda: self._decoding,
-            observe=self.metrics.batch_images.observe,
-        )
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Answers requests inside; what was accepted is answered before it ends."""
-        async with self._batcher:
-            yield
-        self._pool.shutdown()
-
-    async def inspect(self, request: Request, wanted: _Wanted) -> Prediction:
-        """Read, decode, score and judge one image.
-
-        Raises:
-            Refused: see :mod:`grad.serve.failures`.
-        """
-        if wanted.class_name not in (None, *self.scorer.classes):
-            raise failures.unknown_class(str(wanted.class_name), self.scorer.classes)
-        with self._place():
-            upload = await read_upload(request, self.settings)
-            picture, pixels = await self._decoded(upload)
-            anomaly_map, score = await self._scored(pixels)
-            return await self._in_pool(
-                lambda: self._answer(upload.name, picture, anomaly_map, score, wanted)
-            )
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """A place among the images that are accepted, which bounds the memory they take."""
-        if self.accepted >= self.settings.queue:
-            raise failures.queue_full(self.settings.queue)
-        self.accepted += 1
-        try:
-            yield
-        finally:
-            self.accepted -= 1
-
-    async def _decoded(self, upload: Upload) -> tuple[Picture, Tensor]:
-        """The image at its own size, and as the model takes it."""
-        self._decoding += 1
-        try:
-            return await self._in_pool(lambda: self._decode(upload))
-        finally:
-            self._decoding -= 1
-
-    async def _scored(self, pixels: Tensor) -> tuple[Tensor, float]:
-        try:
-            anomaly_map, score = await self._batcher.score(pixels)
-            check_score("The image", score)
-        except Exception as error:  # out of memory, say: this batch's failure, not the server's
-            _log.exception("A batch could not be scored.")
-            raise failures.failed(error) from error
-        return anomaly_map, score
-
-    def _decode(self, upload: Upload) -> tuple[Picture, Tensor]:
-        picture = decode(upload, self.settings, self.scorer.info.white_level)
-        size = self.scorer.image_size
-        return picture, picture.resize((size, size)).tensor()
-
-    def _answer(
-        self, name: str, picture: Picture, anomaly_map: Tensor, score: float, wanted: _Wanted
-    ) -> Prediction:
-        answer = answers.judge(self.scorer, name, wanted.class_name, picture, score, anomaly_map)
-        if self._drift is not None and self._drift.add(
-            wanted.class_name, score, answer.map_maximum
-        ):
-            answer.drift = DRIFT[:1].upper() + DRIFT[1:]
-            self.metrics.drift.labels(wanted.class_name or "").set(1)
-        if wanted.map:
-            answer.map = answers.encode_map(anomaly_map)
-        if wanted.overlay:
-            answer.overlay = answers.encode_overlay(self.scorer, picture, anomaly_map, answer)
-        if wanted.preview:
-            answer.preview = answers.encode_preview(picture)
-        verdict = {None: "none", True: "anomalous", False: "good"}[answer.is_anomalous]
-        self.metrics.verdicts.labels(verdict).inc()
-        return answer
-
-    async def _in_pool(self, function: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
-
-
-def create_app(scorer: Scorer, settings: ServeSettings, name: str = "model") -> FastAPI:
-    """The application that serves a model.
-
-    Args:
-        scorer: a detector.
-        settings: limits and token.
-        name: what the page calls the model.
-    """
-    inspector = Inspector(scorer, settings)
+def create_app(inspector: Inspector) -> FastAPI:
+    """The application that serves a model, at ``/`` or where it is mounted."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -209,18 +69,15 @@ def create_app(scorer: Scorer, settings: ServeSettings, name: str = "model") -> 
         docs_url=None,  # its page would load from elsewhere; ours is below
         redoc_url=None,
     )
-    app.state.inspector = inspector
-    _add_end_points(app, inspector, name)
+    _add_end_points(app, inspector)
     _add_pages(app)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Guard, settings=inspector.settings)
     app.add_middleware(Measured, metrics=inspector.metrics, paths=paths)
     return app
 
 
-def _add_end_points(app: FastAPI, inspector: Inspector, name: str) -> None:
-    info = answers.describe(inspector.scorer, inspector.settings, name)
-
+def _add_end_points(app: FastAPI, inspector: Inspector) -> None:
     @app.post(
         "/predict",
         summary="Score and judge one image",
@@ -239,12 +96,12 @@ def _add_end_points(app: FastAPI, inspector: Inspector, name: str) -> None:
         unknown = [name for name in request.query_params if name not in _PARAMETERS]
         if unknown:
             raise failures.unknown_parameter(unknown[0], _PARAMETERS)
-        return await inspector.inspect(request, _Wanted(class_name, overlay, map, preview))
+        return await inspector.inspect(request, Wanted(class_name, overlay, map, preview))
 
     @app.get("/info", summary="Classes, thresholds, limits, versions", tags=["inspection"])
     async def get_info() -> Info:
         """Classes, thresholds, limits and versions."""
-        return info
+        return inspector.info
 
     @app.get("/health", summary="Whether the server runs", tags=["operation"])
     async def health() -> Health:

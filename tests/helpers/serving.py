@@ -72,17 +72,23 @@ def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
 
 
 @contextmanager
-def served(detector, name="fake", **settings) -> Iterator[str]:
-    """The address of a server in a thread of its own."""
+def served(detector, **settings) -> Iterator[str]:
+    """The address of a server in a thread of its own; of several detectors, by name."""
     import uvicorn
 
     from grad.serve.app import create_app
+    from grad.serve.inspector import Inspector
     from grad.serve.server import bind, configure, url
     from grad.serve.settings import ServeSettings
+    from grad.serve.site import create_site
 
     chosen = ServeSettings(port=0, **settings)
     with bind(chosen) as listener:
-        app = create_app(detector, chosen, name)
+        if isinstance(detector, dict):
+            models = {name: Inspector(one, chosen) for name, one in detector.items()}
+            app = create_site(models, chosen)
+        else:
+            app = create_app(Inspector(detector, chosen))
         server = uvicorn.Server(configure(app, chosen))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -31,6 +31,7 @@ from grad.score.heat import SCRIPT
 from grad.score.thresholds import calibrated
 from grad.serve.app import create_app
 from grad.serve.batching import Batcher
+from grad.serve.inspector import Inspector
 from grad.serve.settings import ServeSettings, is_loopback
 from grad.system.errors import GradError
 
@@ -48,7 +49,7 @@ def client_of():
     clients = []
 
     def make(detector, base_url=LOCAL, raise_server_exceptions=True, **settings):
-        app = create_app(detector, ServeSettings(**settings), "fake")
+        app = create_app(Inspector(detector, ServeSettings(**settings)))
         client = TestClient(app, base_url, raise_server_exceptions=raise_server_exceptions)
         clients.append(client.__enter__())
         return clients[-1]

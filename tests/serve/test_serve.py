@@ -13,7 +13,6 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from pathlib import Path
 
 import pytest
 import timm
@@ -119,8 +118,8 @@ def test_help_lists_every_option(capsys):
 
 def test_the_token_may_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("GRAD_TOKEN", "from there")
-    assert ServeOptions(Path("m")).settings().token == "from there"
-    assert ServeOptions(Path("m"), token="here").settings().token == "here"
+    assert ServeOptions(["m"]).settings().token == "from there"
+    assert ServeOptions(["m"], token="here").settings().token == "here"
 
 
 def test_answers_are_sent_at_once():

@@ -16,6 +16,11 @@ export class Server {
     return this.#call("info");
   }
 
+  /** The models of a server that has several. */
+  models() {
+    return this.#call("models");
+  }
+
   /** Score a file; with preview, the server sends a picture of what browsers can't show. */
   predict(file, { className, preview }) {
     const query = new URLSearchParams({ map: "true" });

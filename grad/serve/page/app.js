@@ -8,6 +8,7 @@ import { History } from "./history.js";
 import { decodeMap, drawMap } from "./map.js";
 import { Problem } from "./problem.js";
 import { digits, factorAt, positionOf, Thresholds } from "./scale.js";
+import { askToken } from "./token.js";
 
 const AT_ONCE = 4; // requests of this page in flight
 const THUMBNAIL = 160; // pixels, longest side
@@ -51,17 +52,6 @@ async function connect() {
 function banner(text) {
   $("banner").textContent = text ?? "";
   $("banner").hidden = !text;
-}
-
-function askToken(wrong) {
-  $("token-text").textContent = wrong
-    ? "That token is wrong: try again."
-    : "This server asks for the token that it was started with.";
-  $("token").value = "";
-  $("token-dialog").showModal();
-  return new Promise((done) => {
-    $("token-form").onsubmit = () => done($("token").value.trim());
-  });
 }
 
 // ---- inspecting -------------------------------------------------------------------------------
@@ -347,7 +337,6 @@ function listen() {
     history.clear();
     refresh();
   };
-  $("token-dialog").oncancel = (event) => event.preventDefault();
   dragging();
   window.addEventListener("paste", (event) => inspect([...event.clipboardData.files]));
 }

@@ -2,7 +2,8 @@
 
 import { csv } from "./csv.js";
 
-const KEY = "grad-history";
+const PLACE = location.pathname.replace(/\/$/, ""); // of this model, where there are several
+const KEY = `grad-history${PLACE}`;
 const MOST = 300;
 const WITH_PICTURES = 40; // the newest keep picture and anomaly map in memory
 
