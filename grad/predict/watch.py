@@ -41,6 +41,12 @@ def watch(options: PredictOptions) -> int:
     if not watched.is_dir():
         raise GradError(f"There is no folder --watch {options.watch}: make it, or check the path.")
     out, move_to = (path and path.expanduser() for path in (options.out, options.move_to))
+    for name, folder in (("out", out), ("move-to", move_to)):
+        if folder is not None and watched.resolve().is_relative_to(folder.resolve()):
+            raise GradError(
+                f"--{name} {folder} is or holds the folder that is watched, so that what goes "
+                "there would come again: choose another."
+            )
     detector = load_detector(options, find_device(options.device))
     detector.warm_up()
     tally = Tally(options, detector, console)

@@ -95,6 +95,7 @@ class ThresholdRow(BaseModel):
     pixel_typical: float = Field(description="Median of good images' largest map value.")
     images: int = Field(description="Good images that it was made from.")
     note: str = Field(description="How it was made.")
+    moved: str | None = Field(description="When it was moved by hand, in UTC; null: never.")
     joint: bool = Field(description="Whether a map value above ``pixel`` makes an image anomalous.")
     good_scores: list[float] = Field(
         description="Their scores, ascending; at most 1,000 of them. Where thresholds are joint "
@@ -120,10 +121,57 @@ class Info(BaseModel):
     max_pixels: int
     queue: int
     formats: list[str]
+    keeps_feedback: bool = Field(default=False, description="Whether /feedback takes images.")
+    can_change: bool = Field(
+        default=False, description="Whether /threshold and /learn change the model."
+    )
     colours: str = Field(
         description="Heat map: 256 steps of red, green, blue and opacity for calibrated values "
         "0 to 1, 1024 bytes in base64."
     )
+
+
+class Counts(BaseModel):
+    """Images of a class in the folder of feedback."""
+
+    good: int = 0
+    defect: int = 0
+
+
+class Feedback(BaseModel):
+    """What is in the folder of feedback."""
+
+    file: str | None = Field(
+        default=None, description="Of the image that was given, below the folder."
+    )
+    classes: dict[str, Counts] = Field(description="Images by class.")
+    megabytes: float
+    most_images: int
+    most_megabytes: float
+
+
+class MovedThreshold(BaseModel):
+    """A threshold that was moved, in the model's file."""
+
+    class_name: str | None
+    before: float
+    after: float
+    time: str = Field(description="When, in UTC, ISO 8601.")
+    model_version: str = Field(description="Of the model from now on.")
+
+
+class LearnedFeedback(BaseModel):
+    """What a model learned, as it is recorded in its file, where ``grad info`` lists it."""
+
+    class_name: str
+    images: list[str] = Field(description="File names of the good images that were new to it.")
+    false_alarms: int = Field(description="How many of them it had called anomalous.")
+    threshold_before: float | None
+    threshold_after: float
+    defects: int = Field(description="Defects of the class in the folder of feedback.")
+    found: int = Field(description="How many of those the model finds now.")
+    time: str = Field(description="When, in UTC, ISO 8601.")
+    model_version: str = Field(description="Of the model from now on.")
 
 
 class Health(BaseModel):
@@ -248,6 +296,7 @@ def _rows(calibration: Calibration) -> list[ThresholdRow]:
                 pixel_typical=threshold.pixel_typical,
                 images=threshold.images,
                 note=threshold.note,
+                moved=threshold.moved,
                 joint=threshold.joint,
                 good_scores=scores.tolist(),
             )

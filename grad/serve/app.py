@@ -17,14 +17,23 @@ from starlette.requests import ClientDisconnect
 from grad.score.heat import SCRIPT
 from grad.serve import access, failures
 from grad.serve.access import Guard
-from grad.serve.answers import Health, Info, Prediction
+from grad.serve.answers import (
+    Feedback,
+    Health,
+    Info,
+    LearnedFeedback,
+    MovedThreshold,
+    Prediction,
+)
+from grad.serve.feedback import Said
 from grad.serve.inspector import Inspector, Wanted
 from grad.serve.prometheus import CONTENT_TYPE, Measured
+from grad.serve.teaching import Teaching
 from grad.system.version import __version__
 
 PAGE = Path(__file__).parent / "page"
 _CLASS = "Class whose threshold judges the image; without one, that of a class not stated."
-_PARAMETERS = ("class_name", "overlay", "map", "preview")
+_ONE_CLASS = "Class of the image; none: the model's only one."
 _BODY = {
     "requestBody": {
         "required": True,
@@ -53,8 +62,14 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(inspector: Inspector) -> FastAPI:
-    """The application that serves a model, at ``/`` or where it is mounted."""
+def create_app(inspector: Inspector, teaching: Teaching | None = None) -> FastAPI:
+    """The application that serves a model, at ``/`` or where it is mounted.
+
+    Args:
+        inspector: judges by the model.
+        teaching: of the same inspector; None: nothing can be given back.
+    """
+    teaching = teaching or Teaching(inspector)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -69,7 +84,9 @@ def create_app(inspector: Inspector) -> FastAPI:
         docs_url=None,  # its page would load from elsewhere; ours is below
         redoc_url=None,
     )
-    _add_end_points(app, inspector)
+    app.state.inspector = inspector
+    _add_end_points(app, inspector, teaching)
+    _add_teaching(app, teaching)
     _add_pages(app)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
     app.add_middleware(Guard, settings=inspector.settings)
@@ -77,7 +94,7 @@ def create_app(inspector: Inspector) -> FastAPI:
     return app
 
 
-def _add_end_points(app: FastAPI, inspector: Inspector) -> None:
+def _add_end_points(app: FastAPI, inspector: Inspector, teaching: Teaching) -> None:
     @app.post(
         "/predict",
         summary="Score and judge one image",
@@ -93,15 +110,13 @@ def _add_end_points(app: FastAPI, inspector: Inspector) -> None:
         preview: Annotated[bool, Query(description="Send the image as PNG.")] = False,
     ) -> Prediction:
         """Score and judge one image."""
-        unknown = [name for name in request.query_params if name not in _PARAMETERS]
-        if unknown:
-            raise failures.unknown_parameter(unknown[0], _PARAMETERS)
+        _check_parameters(request, "class_name", "overlay", "map", "preview")
         return await inspector.inspect(request, Wanted(class_name, overlay, map, preview))
 
     @app.get("/info", summary="Classes, thresholds, limits, versions", tags=["inspection"])
     async def get_info() -> Info:
         """Classes, thresholds, limits and versions."""
-        return inspector.info
+        return teaching.info()
 
     @app.get("/health", summary="Whether the server runs", tags=["operation"])
     async def health() -> Health:
@@ -132,6 +147,57 @@ def _add_end_points(app: FastAPI, inspector: Inspector) -> None:
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it; the metrics count it
+
+
+def _add_teaching(app: FastAPI, teaching: Teaching) -> None:
+    """What people give back: feedback, thresholds, and that the model learns."""
+
+    @app.post(
+        "/feedback",
+        summary="Keep an image with what was said of it",
+        tags=["feedback"],
+        openapi_extra=_BODY,
+        responses=_REFUSALS,
+    )
+    async def keep(
+        request: Request,
+        said: Annotated[Said, Query(description="What the image was.")],
+        class_name: Annotated[str | None, Query(description=_ONE_CLASS, max_length=200)] = None,
+        name: Annotated[str | None, Query(description="Of its file.", max_length=500)] = None,
+    ) -> Feedback:
+        """Keep an image once; said to be something else, it moves."""
+        _check_parameters(request, "said", "class_name", "name")
+        return await teaching.keep(request, class_name, said, name)
+
+    @app.get("/feedback", summary="How many images are kept", tags=["feedback"])
+    async def get_feedback() -> Feedback:
+        """How many images are kept."""
+        return await teaching.feedback()
+
+    @app.post("/learn", summary="Learn from the feedback of a class", tags=["feedback"])
+    async def learn(
+        request: Request,
+        class_name: Annotated[str | None, Query(description=_ONE_CLASS, max_length=200)] = None,
+    ) -> LearnedFeedback:
+        """Learn from the feedback of a class, as ``grad update`` does; needs a token."""
+        _check_parameters(request, "class_name")
+        return await teaching.learn(class_name)
+
+    @app.post("/threshold", summary="Change the model's threshold", tags=["feedback"])
+    async def threshold(
+        request: Request,
+        image: Annotated[float, Query(description="Image scores above are anomalous.")],
+        class_name: Annotated[str | None, Query(description=_CLASS, max_length=200)] = None,
+    ) -> MovedThreshold:
+        """Change the threshold of a class in the model's file; needs a token."""
+        _check_parameters(request, "image", "class_name")
+        return await teaching.move_threshold(class_name, image)
+
+
+def _check_parameters(request: Request, *known: str) -> None:
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        raise failures.unknown_parameter(unknown[0], known)
 
 
 def _add_pages(app: FastAPI) -> None:

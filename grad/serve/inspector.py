@@ -53,7 +53,10 @@ class Inspector:
     """
 
     def __init__(
-        self, scorer: Scorer, settings: ServeSettings, hook: Webhook | None = None
+        self,
+        scorer: Scorer,
+        settings: ServeSettings,
+        hook: Webhook | None = None,
     ) -> None:
         self.settings, self._hook = settings, hook
         self.use(scorer)
@@ -90,19 +93,31 @@ class Inspector:
         Raises:
             Refused: see :mod:`grad.serve.failures`.
         """
-        _, answer = await self._inspect(request, wanted)
+        _, answer = await self.look_at(request, wanted)
+        if self._drift is not None and self._drift.add(
+            wanted.class_name, answer.score, answer.map_maximum
+        ):
+            answer.drift = DRIFT[:1].upper() + DRIFT[1:]
+            self.metrics.drift.labels(wanted.class_name or "").set(1)
+        verdict = {None: "none", True: "anomalous", False: "good"}[answer.is_anomalous]
+        self.metrics.verdicts.labels(verdict).inc()
         if self._hook is not None:
             self._hook.send(answer.model_dump(exclude={"map", "overlay", "preview"}))
         return answer
 
-    async def _inspect(self, request: Request, wanted: Wanted) -> tuple[Upload, Prediction]:
+    async def look_at(self, request: Request, wanted: Wanted) -> tuple[Upload, Prediction]:
+        """The same for one that counts nowhere, and its file.
+
+        Raises:
+            Refused: see :mod:`grad.serve.failures`.
+        """
         if wanted.class_name not in (None, *self.scorer.classes):
             raise failures.unknown_class(str(wanted.class_name), self.scorer.classes)
         with self._place():
             upload = await read_upload(request, self.settings)
             picture, pixels = await self._decoded(upload)
             scorer, anomaly_map, score = await self._scored(pixels)
-            answer = await self._in_pool(
+            answer = await self.in_pool(
                 lambda: self._answer(scorer, upload.name, picture, anomaly_map, score, wanted)
             )
         return upload, answer
@@ -122,7 +137,7 @@ class Inspector:
         """The image at its own size, and as the model takes it."""
         self._decoding += 1
         try:
-            return await self._in_pool(lambda: self._decode(upload))
+            return await self.in_pool(lambda: self._decode(upload))
         finally:
             self._decoding -= 1
 
@@ -155,20 +170,14 @@ class Inspector:
         wanted: Wanted,
     ) -> Prediction:
         answer = answers.judge(scorer, name, wanted.class_name, picture, score, anomaly_map)
-        if self._drift is not None and self._drift.add(
-            wanted.class_name, score, answer.map_maximum
-        ):
-            answer.drift = DRIFT[:1].upper() + DRIFT[1:]
-            self.metrics.drift.labels(wanted.class_name or "").set(1)
         if wanted.map:
             answer.map = answers.encode_map(anomaly_map)
         if wanted.overlay:
             answer.overlay = answers.encode_overlay(scorer, picture, anomaly_map, answer)
         if wanted.preview:
             answer.preview = answers.encode_preview(picture)
-        verdict = {None: "none", True: "anomalous", False: "good"}[answer.is_anomalous]
-        self.metrics.verdicts.labels(verdict).inc()
         return answer
 
-    async def _in_pool(self, function: Callable[[], _Result]) -> _Result:
+    async def in_pool(self, function: Callable[[], _Result]) -> _Result:
+        """What a function returns, which works on images and is called in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function)

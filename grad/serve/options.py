@@ -52,6 +52,11 @@ class ServeOptions:
     ssl_keyfile: Path | None = option(
         None, "Key of the certificate (PEM); none: it is in the same file."
     )
+    feedback: Path | None = option(
+        None,
+        "Folder for images that people say on the page were good or a defect, for grad update; at "
+        "most 2,000 images and 2,000 MB a model; none: nothing is kept.",
+    )
     webhook: str | None = option(
         None,
         "Address (http or https) that each answer is posted to as well, signed with the secret in "

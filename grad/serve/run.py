@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
+from grad.detector.checkpoint import model_file
 from grad.detector.detector import Detector
 from grad.serve.options import ServeOptions
 from grad.system.errors import GradError
@@ -26,9 +28,12 @@ def run(options: ServeOptions, console: Console) -> None:
     settings = options.settings()
     _check_packages()
     from grad.serve.app import create_app
+    from grad.serve.feedback import FeedbackFolder
     from grad.serve.inspector import Inspector
+    from grad.serve.model_file import ModelFile
     from grad.serve.server import announce, bind, serve
     from grad.serve.site import create_site
+    from grad.serve.teaching import Teaching
 
     with ExitStack() as stack:
         # Before the models, as a port in use shows at once.
@@ -38,14 +43,17 @@ def run(options: ServeOptions, console: Console) -> None:
             warn = Console(stderr=True)
             hook = Webhook(options.webhook, lambda text: print_line(text, "yellow", warn))
             stack.enter_context(hook)
-        inspectors = {
-            name: Inspector(_load(options, model, settings.batch_size), settings, hook)
-            for name, model in options.named_models().items()
-        }
-        alone = inspectors.get("")
-        app = create_site(inspectors, settings) if alone is None else create_app(alone)
+        apps = {}
+        for name, model in options.named_models().items():
+            load = partial(_load, options, model, settings.batch_size)
+            inspector = Inspector(load(), settings, hook)
+            folder = None
+            if options.feedback is not None:
+                folder = FeedbackFolder(options.feedback.expanduser() / name)
+            file = ModelFile(model_file(model), load)
+            apps[name] = create_app(inspector, Teaching(inspector, folder, file))
         announce(settings, listener, console)
-        serve(app, listener, settings)
+        serve(apps.get("") or create_site(apps, settings), listener, settings)
 
 
 def _load(options: ServeOptions, model: Path, batch_size: int) -> Detector:

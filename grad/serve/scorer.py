@@ -44,6 +44,10 @@ class Scorer(Protocol):
         """Where it runs."""
         ...
 
+    def with_calibration(self, calibration: Calibration, origin: Origin | None = None) -> Scorer:
+        """The same model with other thresholds, and where it lies then."""
+        ...
+
     def score_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, S, S) to anomaly maps (B, S, S) and scores (B,), both on the CPU.
 

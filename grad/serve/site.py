@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -15,16 +16,16 @@ from starlette.staticfiles import StaticFiles
 from grad.serve import access
 from grad.serve.access import Guard
 from grad.serve.answers import Health
-from grad.serve.app import PAGE, create_app
+from grad.serve.app import PAGE
 from grad.serve.inspector import Inspector
 from grad.serve.settings import ServeSettings
 
 
-def create_site(inspectors: Mapping[str, Inspector], settings: ServeSettings) -> Starlette:
+def create_site(apps: Mapping[str, FastAPI], settings: ServeSettings) -> Starlette:
     """The application that serves several models.
 
     Args:
-        inspectors: by name; ``cookie`` is at ``/cookie/``, with a queue and counters of its own.
+        apps: of one model each, by name; ``cookie`` is at ``/cookie/``.
         settings: limits and token, the same for all.
     """
 
@@ -35,10 +36,11 @@ def create_site(inspectors: Mapping[str, Inspector], settings: ServeSettings) ->
                 await stack.enter_async_context(inspector.running())
             yield
 
+    inspectors: dict[str, Inspector] = {name: app.state.inspector for name, app in apps.items()}
     routes: list[Route | Mount] = []
-    for name, inspector in inspectors.items():
+    for name, app in apps.items():
         routes.append(Route(f"/{name}", _redirection(f"{name}/")))
-        routes.append(Mount(f"/{name}", create_app(inspector)))
+        routes.append(Mount(f"/{name}", app))
     return Starlette(routes=[*routes, Mount("/", _start(inspectors, settings))], lifespan=lifespan)
 
 

@@ -1,5 +1,6 @@
 """A detector without a network for tests of the server, and pictures to send it."""
 
+import copy
 import io
 import threading
 from collections.abc import Iterator
@@ -42,6 +43,11 @@ class FakeDetector:
     def warm_up(self, batch_size: int = 1) -> None:
         self.score_batch(torch.zeros(batch_size, 3, SIZE, SIZE))
 
+    def with_calibration(self, calibration, origin=None) -> "FakeDetector":
+        changed = copy.copy(self)
+        changed.calibration, changed.origin = calibration, origin or self.origin
+        return changed
+
     def score_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
         assert images.shape[1:] == (3, SIZE, SIZE)
         self.go_on.wait(10)
@@ -72,8 +78,11 @@ def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
 
 
 @contextmanager
-def served(detector, **settings) -> Iterator[str]:
-    """The address of a server in a thread of its own; of several detectors, by name."""
+def served(detector, teach=lambda inspector: None, **settings) -> Iterator[str]:
+    """The address of a server in a thread of its own; of several detectors, by name.
+
+    ``teach`` makes the :class:`Teaching` of an inspector.
+    """
     import uvicorn
 
     from grad.serve.app import create_app
@@ -84,11 +93,15 @@ def served(detector, **settings) -> Iterator[str]:
 
     chosen = ServeSettings(port=0, **settings)
     with bind(chosen) as listener:
+
+        def app_of(one):
+            inspector = Inspector(one, chosen)
+            return create_app(inspector, teach(inspector))
+
         if isinstance(detector, dict):
-            models = {name: Inspector(one, chosen) for name, one in detector.items()}
-            app = create_site(models, chosen)
+            app = create_site({name: app_of(one) for name, one in detector.items()}, chosen)
         else:
-            app = create_app(Inspector(detector, chosen))
+            app = app_of(detector)
         server = uvicorn.Server(configure(app, chosen))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -271,6 +271,8 @@ def test_killed_at_any_moment_every_image_is_judged_once(run, tmp_path):
         ("in --watch in", "--watch stands in the place of other paths"),
         ("--watch nowhere", "There is no folder --watch nowhere"),
         ("in --move-to done", "--move-to needs --watch"),
+        ("--watch in --out in", "--out in is or holds the folder that is watched"),
+        ("--watch in --move-to .", "--move-to . is or holds the folder that is watched"),
         ("--watch in --spreadsheet", "--spreadsheet is for a table"),
         ("--watch in --overlays", "--overlays needs --out"),
         ("--watch in --webhook ftp://x/", "--webhook ftp://x/ is no address"),

@@ -12,6 +12,7 @@ from helpers.serving import FakeDetector, encoded, grey, served
 from helpers.webhook import receiver
 
 from grad.detector.checkpoint import Origin
+from grad.serve.app import create_app
 from grad.serve.inspector import Inspector
 from grad.serve.options import ServeOptions
 from grad.serve.settings import ServeSettings
@@ -35,8 +36,8 @@ def client():
 
 def _client(**settings):
     chosen = ServeSettings(**settings)
-    inspectors = {name: Inspector(one, chosen) for name, one in detectors().items()}
-    return TestClient(create_site(inspectors, chosen), base_url="http://localhost")
+    apps = {name: create_app(Inspector(one, chosen)) for name, one in detectors().items()}
+    return TestClient(create_site(apps, chosen), base_url="http://localhost")
 
 
 def post(client, path, value=51, **options):
@@ -115,7 +116,7 @@ def test_answers_are_posted_without_their_pictures():
     with receiver() as found, Webhook(found.url, print) as hook:
         inspector = Inspector(FakeDetector(), ServeSettings(), hook)
         with TestClient(
-            create_site({"a": inspector}, ServeSettings()), "http://localhost"
+            create_site({"a": create_app(inspector)}, ServeSettings()), "http://localhost"
         ) as client:
             answer = post(client, "/a/predict?overlay=true").json()
             assert post(client, "/a/predict?class_name=no").status_code == 422

@@ -5,7 +5,7 @@ import { csv } from "./csv.js";
 const PLACE = location.pathname.replace(/\/$/, ""); // of this model, where there are several
 const KEY = `grad-history${PLACE}`;
 const MOST = 300;
-const WITH_PICTURES = 40; // the newest keep picture and anomaly map in memory
+const WITH_PICTURES = 40; // the newest keep file, picture and anomaly map in memory
 
 export class History {
   /**
@@ -26,7 +26,7 @@ export class History {
     for (const old of this.entries.slice(WITH_PICTURES)) release(old);
     this.list.prepend(this.#item(entry));
     while (this.list.children.length > MOST) this.list.lastElementChild.remove();
-    this.#save();
+    this.save();
   }
 
   clear() {
@@ -94,7 +94,8 @@ export class History {
       className: "file",
       textContent: entry.name,
     });
-    button.append(picture, label, file);
+    const note = Object.assign(document.createElement("span"), { className: "note" });
+    button.append(picture, label, file, note);
     button.addEventListener("click", () => this.open(entry));
     item.append(button);
     this.#label(button, entry, false);
@@ -106,11 +107,14 @@ export class History {
     const words = { good: "Good", anomalous: "Anomalous", none: "Scored" };
     const number = value ?? entry.score;
     button.dataset.verdict = verdict;
+    const said = { good: "was good", defect: "was a defect" }[entry.said] ?? "";
     button.querySelector(".label").textContent = `${words[verdict]} ${number.toFixed(2)}`;
+    button.querySelector(".note").textContent = said;
     button.setAttribute("aria-current", String(isCurrent));
   }
 
-  #save() {
+  /** Keep all for later visits, as far as there is room. */
+  save() {
     for (let keep = this.entries.length; keep > 0; keep = Math.floor(keep / 2)) {
       try {
         localStorage.setItem(KEY, JSON.stringify(this.entries.slice(0, keep), stored));
@@ -124,7 +128,7 @@ export class History {
 
 /** Pictures and maps are too large for the browser's storage. */
 function stored(key, value) {
-  return ["picture", "map"].includes(key) ? undefined : value;
+  return ["picture", "map", "file"].includes(key) ? undefined : value;
 }
 
 function load() {
@@ -140,4 +144,5 @@ function release(entry) {
   if (entry.picture) URL.revokeObjectURL(entry.picture);
   entry.picture = null;
   entry.map = null;
+  entry.file = null;
 }
