@@ -41,10 +41,10 @@ def watch(options: PredictOptions) -> int:
     if not watched.is_dir():
         raise GradError(f"There is no folder --watch {options.watch}: make it, or check the path.")
     out, move_to = (path and path.expanduser() for path in (options.out, options.move_to))
-    for name, folder in (("out", out), ("move-to", move_to)):
-        if folder is not None and watched.resolve().is_relative_to(folder.resolve()):
+    for name, place in (("out", out), ("move-to", move_to)):
+        if place is not None and watched.resolve().is_relative_to(place.resolve()):
             raise GradError(
-                f"--{name} {folder} is or holds the folder that is watched, so that what goes "
+                f"--{name} {place} is or holds the folder that is watched, so that what goes "
                 "there would come again: choose another."
             )
     detector = load_detector(options, find_device(options.device))
