@@ -87,12 +87,14 @@ class HotFolder:
         """
         while not stop.is_set():
             start = time.monotonic()
-            for arrival in self._look():
+            found = self._look()
+            took = time.monotonic() - start  # long on a slow drive, which is left in peace as long
+            for arrival in found:
                 if stop.is_set():
                     return
                 if self._has_settled(arrival) and not self._was_judged(arrival):
                     yield arrival
-            stop.wait(max(_LOOK, time.monotonic() - start))
+            stop.wait(max(_LOOK, took))
 
     def is_final(self, arrival: Arrival) -> bool:
         """Whether an image that can't be read will not become better by waiting."""

@@ -195,6 +195,27 @@ def test_a_folder_that_is_away_for_a_while(tmp_path, monkeypatch):
     assert next(found, None) is None
 
 
+def test_after_long_work_the_next_look_comes_at_once(tmp_path, monkeypatch):
+    """What took long was judging, not looking."""
+    waits = []
+
+    class Stop(threading.Event):
+        def wait(self, timeout=None):
+            waits.append(timeout)
+            return super().wait(0.05)
+
+    monkeypatch.setattr(hot_folder, "_LOOK", 0.1)
+    monkeypatch.setattr(hot_folder, "_SETTLED", 0.01)
+    picture(tmp_path / "in/a.png")
+    folder, stop = HotFolder(tmp_path / "in", None, None, print), Stop()
+    found = folder.arrivals(stop)
+    folder.finish(next(found), {"is_anomalous": False})
+    time.sleep(1)
+    picture(tmp_path / "in/b.png")
+    assert next(found).name == "b.png"
+    assert max(waits) < 0.8
+
+
 def test_results_are_posted_too(watch, tmp_path):
     picture(tmp_path / "in/a.png")
     (tmp_path / "in/b.png").touch()
