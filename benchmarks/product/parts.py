@@ -177,10 +177,8 @@ def _run(arguments: Sequence[str] | None) -> None:
     for name, means in rows.items():
         lines.append([name, *(_spread([mean[key] for mean in means]) for key in METRICS)])
     print(grid(lines))
-    for name, values in zip(
-        ("inside over outside", "new over known"), zip(*shortcuts), strict=True
-    ):
-        print(f"{name}: {_spread(values)}")
+    inside, new = zip(*shortcuts, strict=True)
+    print(f"inside over outside: {_spread(inside)}; new over known: {_spread(new)}")
 
 
 def _spread(values: Sequence[float]) -> str:

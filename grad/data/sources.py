@@ -174,16 +174,27 @@ def _files(path: Path, root: Path | None = None) -> Iterator[Item]:
         yield Item(str(path), _key(path, root), path)
         return
     found = False
-    for file in _walk(path):
+    for file in walk_images(path):
         found = True
         yield Item(str(file), _key(file, path if root is None else root), file)
     if not found:
         raise GradError(f"The folder {path} holds no images: give another folder, or image files.")
 
 
-def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Image files in a folder and below it, through links too, but never in a circle."""
-    above = (*above, os.path.realpath(folder))
+def walk_images(
+    folder: Path, leave_out: Iterable[Path] = (), above: tuple[str, ...] = ()
+) -> Iterator[Path]:
+    """Image files in a folder and below it, through links too, but never in a circle.
+
+    Args:
+        folder: where to look.
+        leave_out: folders in it that are not looked into.
+        above: the real paths of folders that lead to this one.
+
+    Raises:
+        GradError: a folder can't be read.
+    """
+    above = (*above, os.path.realpath(folder), *map(os.path.realpath, leave_out))
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
@@ -193,7 +204,7 @@ def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[Path]:
             continue
         if entry.is_dir():
             if os.path.realpath(entry.path) not in above:
-                yield from _walk(Path(entry.path), above)
+                yield from walk_images(Path(entry.path), (), above)
         elif Path(entry.name).suffix.lower() in image_suffixes():
             yield Path(entry.path)
 

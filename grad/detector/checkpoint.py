@@ -26,6 +26,7 @@ from grad.score.thresholds import Calibration
 from grad.system.devices import plain_defaults
 from grad.system.errors import GradError, first_line
 from grad.system.files import finish_replacing, replacing
+from grad.system.names import printable
 from grad.system.run_folder import MODEL
 from grad.system.version import __version__
 
@@ -34,6 +35,20 @@ _FORMATS = {False: "grad-model/2", True: "grad-model/3"}
 
 _MODEL, _BACKBONE = "model.", "backbone."
 DIGEST = "digest"
+_VERSION = 12  # digits of the digest, enough to tell models apart
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which file a model came from, so that an answer says what gave it.
+
+    Attributes:
+        name: of the folder of its run; of the file, where that has a name of its own.
+        version: of its content, thresholds too: 12 hexadecimal digits of a digest.
+    """
+
+    name: str
+    version: str
 
 
 @dataclass(frozen=True)
@@ -104,15 +119,19 @@ class ModelInfo:
         Raises:
             GradError: the class is not stated, and regions differ.
         """
-        if class_name is not None:
-            return self.rois.get(class_name)
-        regions = {self.rois.get(name) for name in self.classes}
-        if len(regions) > 1:
+        if class_name is None and self.has_several_rois:
             raise GradError(
                 "The model's classes have different regions of interest: say of which class the "
                 "images are, with --class-name or class_name."
             )
-        return regions.pop() if regions else None
+        if class_name is None:
+            class_name = next(iter(self.classes), "")
+        return self.rois.get(class_name)
+
+    @property
+    def has_several_rois(self) -> bool:
+        """Whether the regions of interest of classes differ."""
+        return len({self.rois.get(name) for name in self.classes}) > 1
 
     @classmethod
     def of(
@@ -156,12 +175,14 @@ class LoadedModel:
         backbone: images to the feature maps that ``model`` takes.
         info: what belongs to them.
         calibration: thresholds; None for a run that was interrupted before it had any.
+        origin: where it came from; None for one that is in no file yet.
     """
 
     model: GRAD
     backbone: Backbone
     info: ModelInfo
     calibration: Calibration | None
+    origin: Origin | None = None
 
 
 def save_checkpoint(
@@ -225,7 +246,13 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Loa
             f"The model {path} is damaged (the weights of its backbone are not those that it was "
             "trained on): copy or train it again."
         )
-    return LoadedModel(model.eval().to(device), backbone.to(device), info, calibration)
+    return LoadedModel(
+        model.eval().to(device),
+        backbone.to(device),
+        info,
+        calibration,
+        origin=_origin(path, metadata, tensors),
+    )
 
 
 def load_calibration(path: Path) -> tuple[ModelInfo, Calibration | None]:
@@ -237,6 +264,17 @@ def load_calibration(path: Path) -> tuple[ModelInfo, Calibration | None]:
     with _opened(path) as file, _explained(path):
         metadata = file.metadata()
         return _info(metadata), _calibration(metadata)
+
+
+def load_origin(path: Path) -> Origin:
+    """What a model file is called, and its version now.
+
+    Raises:
+        GradError: as :func:`load_checkpoint`.
+    """
+    with _opened(path) as file:
+        metadata = file.metadata()
+    return _origin(path, metadata, {} if DIGEST in metadata else _read(path)[1])
 
 
 def model_file(path: Path | str) -> Path:
@@ -340,6 +378,13 @@ def digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
 def tensors_under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose name begins with a prefix, under their name without it."""
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _origin(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> Origin:
+    file = path.resolve()
+    name = file.parent.name if file.name == MODEL else file.stem
+    whole = metadata.get(DIGEST) or digest(metadata, tensors)  # older files have none
+    return Origin(printable(name), whole[:_VERSION])
 
 
 def _info(metadata: dict[str, str]) -> ModelInfo:

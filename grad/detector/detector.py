@@ -27,7 +27,7 @@ from grad.data.roi import inside, paint_outside
 from grad.data.samples import Roi
 from grad.data.sources import Item, One, items_of
 from grad.data.tiling import Tiling, tiling_of
-from grad.detector.checkpoint import LoadedModel, ModelInfo, load_checkpoint
+from grad.detector.checkpoint import LoadedModel, ModelInfo, Origin, load_checkpoint
 from grad.detector.engine import Engine
 from grad.detector.result import Result, check_score
 from grad.detector.threads import work_in_threads
@@ -35,6 +35,7 @@ from grad.score.anomaly_map import score_tiles
 from grad.score.rates import Rate
 from grad.score.regions import cut_small_peaks, map_pixels
 from grad.score.thresholds import Calibration, no_thresholds
+from grad.system.clock import utc_time
 from grad.system.devices import Precision, default_workers, find_device
 from grad.system.errors import GradError
 
@@ -54,16 +55,24 @@ class Detector:
     Attributes:
         info: what belongs to the model.
         calibration: its thresholds; None for a run that was interrupted.
+        origin: which file it was read from; None where it was made in memory.
     """
 
-    def __init__(self, engine: Engine, info: ModelInfo, calibration: Calibration | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        info: ModelInfo,
+        calibration: Calibration | None,
+        origin: Origin | None = None,
+    ) -> None:
         self._engine = engine
         self.info = info
         self.calibration = calibration
+        self.origin = origin
 
     def __copy__(self) -> Detector:
         """Nothing in it changes, so a copy shares all of it."""
-        return Detector(self._engine, self.info, self.calibration)
+        return Detector(self._engine, self.info, self.calibration, self.origin)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Detector:
         return self.__copy__()
@@ -105,7 +114,7 @@ class Detector:
             return detector
         if loaded.calibration is None:
             raise GradError(no_thresholds(f"The model {path}"))
-        return cls(detector._engine, loaded.info, loaded.calibration.at_rate(false_alarm_rate))
+        return detector.with_calibration(loaded.calibration.at_rate(false_alarm_rate))
 
     @classmethod
     def of(
@@ -123,7 +132,13 @@ class Detector:
             device=find_device(device),
             precision=precision,
         )
-        return cls(engine, loaded.info, loaded.calibration)
+        return cls(engine, loaded.info, loaded.calibration, loaded.origin)
+
+    def with_calibration(
+        self, calibration: Calibration | None, origin: Origin | None = None
+    ) -> Detector:
+        """The same model with other thresholds; ``origin`` is its own where None is given."""
+        return Detector(self._engine, self.info, calibration, origin or self.origin)
 
     def with_threshold(self, threshold: float) -> Detector:
         """The same model with one threshold of your own for image scores of all classes.
@@ -137,7 +152,7 @@ class Detector:
             raise GradError(no_thresholds("The model"))
         if not 0 < threshold < float("inf"):
             raise GradError(f"--threshold {threshold} must be a number above 0.")
-        return Detector(self._engine, self.info, self.calibration.fixed(threshold))
+        return self.with_calibration(self.calibration.fixed(threshold))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -283,15 +298,15 @@ class Detector:
             if tiling is not None:  # each holds a large image
                 workers = min(workers, 2)
         self._check_class(class_name)
-        roi = self.info.roi(class_name)
         judge = _Judge(
             self._engine,
             class_name,
             self.calibration,
             tiling,
-            roi,
+            self.info.roi(class_name),
             self.info.min_area,
             keep_images,
+            self.origin,
         )
         level = self.info.white_level
         items = (replace(item, white_level=level) for item in items_of(sources))
@@ -345,6 +360,7 @@ class _Judge:
     roi: Roi | None
     min_area: int
     keep_images: bool
+    origin: Origin | None
 
     def __call__(self, items: list[Item]) -> list[Result | GradError]:
         """A result for each item, or why there is none."""
@@ -395,6 +411,8 @@ class _Judge:
             clipped=picture.clipped,
             roi=self.roi,
             min_area=self.min_area,
+            time=utc_time(),
+            origin=self.origin,
         )
         if self.calibration is None:
             return result

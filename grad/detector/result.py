@@ -15,6 +15,7 @@ from grad.data.picture import Picture
 from grad.data.roi import grey_outside
 from grad.data.samples import Roi
 from grad.data.sources import Item
+from grad.detector.checkpoint import Origin
 from grad.score.heat import overlay
 from grad.score.regions import Region, find_regions, label_regions, map_pixels, resize_map
 from grad.score.thresholds import Threshold, no_thresholds
@@ -39,6 +40,8 @@ class Result:
         clipped: whether it has 16-bit values above the model's white level, which count as white.
         roi: what of it was looked at (:mod:`grad.data.roi`); None: all.
         min_area: pixels of its smallest region that counts.
+        time: when it was judged, in UTC, ISO 8601.
+        origin: which model judged it; None for one that is in no file.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Result:
     clipped: bool = False
     roi: Roi | None = None
     min_area: int = 1
+    time: str = ""
+    origin: Origin | None = None
 
     @cached_property
     def map_maximum(self) -> float:
@@ -123,8 +128,9 @@ class Result:
     def overlay(self, longest: int | None = None) -> Image.Image:
         """The image under its heat map, what is marked within a line; verdict and score below.
 
-        Colours are on the calibrated scale, so they mean the same in all images; a model without
-        thresholds has a scale for each image, and no verdict. What is not looked at is grey.
+        Beside them stand threshold, model and time, as far as there is room. Colours are on the
+        calibrated scale, so they mean the same in all images; a model without thresholds has a
+        scale for each image, and no verdict. What is not looked at is grey.
 
         Args:
             longest: the longest side of the image in pixels; larger ones are made smaller. None:
@@ -138,7 +144,8 @@ class Result:
         size = (max(1, round(factor * self.size[0])), max(1, round(factor * self.size[1])))
         image = grey_outside(picture.resize(size).rgb(), self.roi)
         pixels = map_pixels(self.min_area, self.size, size)
-        return overlay(image, self.anomaly_map, self.limit, self.score, pixels)
+        notes = overlay_notes(self.limit, self.origin, self.time)
+        return overlay(image, self.anomaly_map, self.limit, self.score, pixels, notes)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but image and map, for JSON; what needs a threshold is None without one."""
@@ -156,6 +163,9 @@ class Result:
             "regions": [asdict(region) for region in self.regions] if known else None,
             "width": self.size[1],
             "height": self.size[0],
+            "time": self.time,
+            "model": None if self.origin is None else self.origin.name,
+            "model_version": None if self.origin is None else self.origin.version,
         }
 
     def _level(self) -> float:
@@ -166,6 +176,14 @@ class Result:
         if self.limit is None:
             raise GradError(no_thresholds(self.name))
         return self.limit
+
+
+def overlay_notes(limit: Threshold | None, origin: Origin | None, time: str) -> list[str]:
+    """What stands below an overlay behind verdict and score, the most important first."""
+    notes = [] if limit is None else [f"threshold {limit.image:.4g}"]
+    if origin is not None:
+        notes.append(f"{origin.name} {origin.version}")
+    return [*notes, f"{time[:19].replace('T', ' ')} UTC"] if time else notes
 
 
 def check_score(name: str, score: float) -> None:

@@ -39,7 +39,9 @@ def show_model(path: Path, console: Console) -> int:
 def _thresholds(calibration: Calibration) -> Table:
     table = Table("class", "threshold", "false-alarm rate", "good images", title="Thresholds")
     for name, limit in calibration.classes.items():
-        rate = "-" if limit.rate is None else f"{limit.rate:.2%}"
+        rate = "moved by hand" if limit.moved else "-"
+        if limit.rate is not None:
+            rate = f"{limit.rate:.2%}"
         table.add_row(cell(name), f"{limit.image:.4g}", rate, str(limit.images))
     return table
 

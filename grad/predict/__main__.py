@@ -26,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "Find defects in images, folders, videos and camera pictures.",
             arguments,
         )
+        if options.watch is not None:
+            from grad.predict.watch import watch
+
+            return watch(options)
         from grad.predict.run import predict_all
 
         return predict_all(options)

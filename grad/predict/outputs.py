@@ -24,7 +24,8 @@ from grad.system.run_folder import PREDICTIONS
 MapFormat = Literal["npy", "png16"]
 
 _WAITING = 4  # results a thread that may wait to be written
-_COLUMNS = (
+_DIGITS = 5  # of numbers in the CSV file; the JSON lines have all
+COLUMNS = (
     "name",
     "class_name",
     "score",
@@ -37,25 +38,53 @@ _COLUMNS = (
     "regions",
     "width",
     "height",
+    "time",
+    "model",
+    "model_version",
 )
+"""Of ``predictions.csv``; the inspection page exports the same (``serve/page/csv.js``)."""
 
 
 class Tables:
     """``predictions.csv`` and ``predictions.jsonl``: a row a result, written as they come.
 
     The files have a temporary name until the work has ended, well or not.
+
+    Args:
+        csv_file, jsonl_file: open for writing.
+        pictures: the columns that name files made of each image.
+        spreadsheet: whether the CSV file is for spreadsheets with a decimal comma.
     """
 
-    def __init__(self, csv_file: IO[str], jsonl_file: IO[str], pictures: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        csv_file: IO[str],
+        jsonl_file: IO[str],
+        pictures: tuple[str, ...],
+        spreadsheet: bool = False,
+    ) -> None:
         self._files = (csv_file, jsonl_file)
-        self._csv = csv.DictWriter(csv_file, (*_COLUMNS, *pictures), lineterminator="\n")
+        self._spreadsheet = spreadsheet
+        separator = ";" if spreadsheet else ","
+        self._csv = csv.DictWriter(
+            csv_file, (*COLUMNS, *pictures), delimiter=separator, lineterminator="\n"
+        )
         self._csv.writeheader()
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a row to both; in the CSV file regions are counted."""
         regions = row["regions"]
-        self._csv.writerow(row | {"regions": None if regions is None else len(regions)})
+        counted = row | {"regions": None if regions is None else len(regions)}
+        self._csv.writerow({key: self._cell(value) for key, value in counted.items()})
         self._files[1].write(json.dumps(row) + "\n")
+
+    def _cell(self, value: Any) -> Any:
+        """A value as the CSV file has it; in spreadsheets no text is taken for a formula."""
+        if isinstance(value, float):
+            number = f"{value:.{_DIGITS}g}"
+            return number.replace(".", ",") if self._spreadsheet else number
+        formula = isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r")
+        return f"'{value}" if self._spreadsheet and formula else value
 
     def flush(self) -> None:
         """Make what was added so far visible to who looks into the files."""
@@ -64,18 +93,21 @@ class Tables:
 
 
 @contextmanager
-def tables(folder: Path, pictures: tuple[str, ...], part: int | None = None) -> Iterator[Tables]:
+def tables(
+    folder: Path, pictures: tuple[str, ...], part: int | None = None, *, spreadsheet: bool = False
+) -> Iterator[Tables]:
     """Tables in a folder.
 
     Args:
         folder: is there.
-        pictures: the columns that name files made of each image.
+        pictures, spreadsheet: as of :class:`Tables`.
         part: which of several parts of the tables to write; see :func:`join_parts`.
     """
     with ExitStack() as stack:
         paths = [stack.enter_context(replacing(path)) for path in _table_files(folder, part)]
-        files = [stack.enter_context(_open(path)) for path in paths]
-        yield Tables(files[0], files[1], pictures)
+        encodings = ("utf-8-sig" if spreadsheet else "utf-8", "utf-8")
+        files = [stack.enter_context(_open(*file)) for file in zip(paths, encodings, strict=True)]
+        yield Tables(files[0], files[1], pictures, spreadsheet)
 
 
 def join_parts(folder: Path, parts: int) -> None:
@@ -170,9 +202,9 @@ class Pictures:
             future.result()
 
 
-def _open(path: Path) -> TextIOWrapper:
+def _open(path: Path, encoding: str = "utf-8") -> TextIOWrapper:
     """For writing; names of files that are no text are kept as they are."""
-    return path.open("w", encoding="utf-8", errors="surrogateescape", newline="")
+    return path.open("w", encoding=encoding, errors="surrogateescape", newline="")
 
 
 def _write(save: Callable[[Result, Path], None], result: Result, path: Path) -> None:

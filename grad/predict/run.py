@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -16,14 +17,13 @@ from grad.data.sources import Item, count_items, find_items, is_live
 from grad.detector.detector import Detector, Result
 from grad.predict.options import PredictOptions
 from grad.predict.outputs import Pictures, Tables, join_parts, tables
-from grad.score.drift import DRIFT, DriftWatch
-from grad.score.thresholds import no_thresholds
+from grad.predict.tally import Tally, line_of, load_detector
 from grad.system import distributed
 from grad.system.devices import find_device
 from grad.system.errors import GradError, raise_once
-from grad.system.names import printable
-from grad.system.progress import Progress, print_line
+from grad.system.progress import Progress
 from grad.system.run_folder import empty_folder
+from grad.system.webhook import Webhook
 
 
 def predict_all(options: PredictOptions) -> int:
@@ -53,12 +53,15 @@ def _predict_all(options: PredictOptions, device: torch.device) -> int:
     first = next(items, None)  # so that a wrong path is said before a model is loaded
     if first is None and distributed.size() == 1:
         raise GradError("Standard input names no image: give a path in each line.")
-    detector = distributed.main_first(lambda: _load(options, device))
+    detector = distributed.main_first(lambda: load_detector(options, device))
     run = _Run(options, detector, console)
+    tally = run.tally
     results = run.results(items if first is None else chain([first], items))
     with ExitStack() as stack:
         if options.out is not None:
             run.out = stack.enter_context(_Out(options, options.out))
+        if options.webhook is not None:
+            run.hook = stack.enter_context(Webhook(options.webhook, tally.warn))
         stopped: BaseException | None = None
         try:
             run.through(results)
@@ -70,18 +73,16 @@ def _predict_all(options: PredictOptions, device: torch.device) -> int:
         distributed.barrier()
         distributed.from_main(lambda: join_parts(run.folder, distributed.size()))
     if stopped is None:
-        run.add_other_processes()
-    if run.images and distributed.is_main():
-        run.report()
+        tally.add_other_processes()
+    if tally.images and distributed.is_main():
+        tally.report(None if run.out is None else run.out.folder)
     if stopped is not None:
         raise stopped
-    if run.skipped and not run.images:
-        if run.skipped > 1 and distributed.is_main():  # of a single one the reason was said
-            console.print(f"None of the {run.skipped} images can be read.")
+    if tally.skipped and not tally.images:
+        if tally.skipped > 1 and distributed.is_main():  # of a single one the reason was said
+            console.print(f"None of the {tally.skipped} images can be read.")
         return 2
-    if not options.fail_on_anomaly:
-        return 0
-    return 1 if run.anomalous else 2 if run.skipped else 0
+    return tally.exit_code()
 
 
 def _items(options: PredictOptions) -> Iterator[Item]:
@@ -97,21 +98,6 @@ def _items(options: PredictOptions) -> Iterator[Item]:
     return islice(items, first, first + len(distributed.shard(range(count))))
 
 
-def _load(options: PredictOptions, device: torch.device) -> Detector:
-    detector = Detector.load(
-        options.model,
-        device=device,
-        precision=options.precision,
-        false_alarm_rate=options.false_alarm_rate,
-    )
-    if options.threshold is not None:
-        detector = detector.with_threshold(options.threshold)
-    for name, given in (("masks", options.masks), ("fail-on-anomaly", options.fail_on_anomaly)):
-        if given and detector.calibration is None:
-            raise GradError(no_thresholds(f"The model {options.model}, for --{name},"))
-    return detector
-
-
 class _Out:
     """The folder of results: tables and pictures."""
 
@@ -124,12 +110,14 @@ class _Out:
             masks=options.masks,
             workers=options.workers or 2,
         )
+        self._spreadsheet = options.spreadsheet
         self._stack = ExitStack()
 
     def __enter__(self) -> _Out:
         columns = self._pictures.columns
         part = distributed.rank() if distributed.size() > 1 else None
-        self._tables: Tables = self._stack.enter_context(tables(self.folder, columns, part))
+        opened = tables(self.folder, columns, part, spreadsheet=self._spreadsheet)
+        self._tables: Tables = self._stack.enter_context(opened)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -138,21 +126,22 @@ class _Out:
         finally:
             self._stack.close()
 
-    def add(self, result: Result) -> None:
-        """Write a result."""
-        self._tables.add(result.to_dict() | self._pictures.add(result))
+    def add(self, result: Result) -> dict[str, Any]:
+        """Write a result; returns its row."""
+        row = result.to_dict() | self._pictures.add(result)
+        self._tables.add(row)
         self._tables.flush()
+        return row
 
 
 class _Run:
-    """Counts what was found, and shows it."""
+    """Judges images, and writes or prints what was found."""
 
     def __init__(self, options: PredictOptions, detector: Detector, console: Console) -> None:
         self.options, self.detector, self.console = options, detector, console
+        self.tally = Tally(options, detector, console)
         self.out: _Out | None = None
-        self.images = self.anomalous = self.skipped = self.clipped = 0
-        known = detector.calibration
-        self._watch = None if known is None else DriftWatch(known.good(options.class_name))
+        self.hook: Webhook | None = None
         self._stdout = sys.stdout  # not what a progress bar puts in its place
 
     def results(self, items: Iterator[Item]) -> Generator[Result, None, None]:
@@ -190,49 +179,16 @@ class _Run:
         assert self.out is not None
         return self.out.folder
 
-    def add_other_processes(self) -> None:
-        """Count what all processes have seen."""
-        mine = (self.images, self.anomalous, self.skipped, self.clipped)
-        counts = map(sum, zip(*distributed.shared(mine), strict=True))
-        self.images, self.anomalous, self.skipped, self.clipped = counts
-
-    def report(self) -> None:
-        """Say in a line what was found."""
-        parts = [f"{self.images:,} image{'' if self.images == 1 else 's'}"]
-        if self.detector.calibration is None:
-            parts.append("not judged, as the model has no thresholds")
-        else:
-            parts.append(f"{self.anomalous:,} anomalous")
-        if self.skipped:
-            parts.append(f"{self.skipped:,} left out, as they can't be read")
-        if self.clipped:
-            level = self.detector.info.white_level
-            parts.append(f"{self.clipped:,} with values above {level}, which count as white")
-        if self.out is not None:
-            parts.append(f"results in {self.out.folder}")
-        print_line("; ".join(parts), None, self.console)
-
     def _add(self, result: Result) -> None:
-        self.images += 1
-        self.clipped += result.clipped
-        self.anomalous += result.limit is not None and result.is_anomalous
-        if self._watch is not None and self._watch.add(result.score, result.map_maximum):
-            print_line(f"{printable(result.name)}: {DRIFT}", "yellow", self.console)
+        self.tally.add(result)
+        row = result.to_dict()
         if self.out is None:
-            print(_line(result), file=self._stdout, flush=True)
+            print(line_of(result), file=self._stdout, flush=True)
         else:
-            self.out.add(result)
+            row = self.out.add(result)
+        if self.hook is not None:
+            self.hook.send(row)
 
     def _skip(self, error: GradError) -> None:
-        self.skipped += 1
         self._progress.advance(1)
-        print_line(str(error), "yellow", self.console)
-
-
-def _line(result: Result) -> str:
-    """A result as a line: verdict, calibrated value, score, name."""
-    name = printable(result.name)
-    if result.limit is None:
-        return f"{result.score:.4g}\t{name}"
-    verdict = "anomalous" if result.is_anomalous else "good"
-    return f"{verdict}\t{result.value:.3f}\t{result.score:.4g}\t{name}"
+        self.tally.skip(error)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -48,6 +49,7 @@ def overlay(
     limit: Threshold | None,
     score: float,
     pixels: int = 1,
+    notes: Sequence[str] = (),
 ) -> Image.Image:
     """The image under its heat map, what is marked within a line; below it verdict and score.
 
@@ -58,6 +60,7 @@ def overlay(
             highest, and there is no verdict.
         score: of the image.
         pixels: of the picture, in the smallest region that is marked.
+        notes: what else to write beside the score, as far as there is room.
 
     Returns:
         RGB, W wide and higher than H by the text.
@@ -75,12 +78,12 @@ def overlay(
     picture = image.copy()
     picture.paste(heat, mask=heat)
     if limit is None:
-        return _captioned(picture, [f"score {score:.4g}"], None)
+        return _captioned(picture, [f"score {score:.4g}"], None, notes)
     marked = label_regions(values, limit.pixel_level(score, maximum), pixels) > 0
     outline(picture, marked, MARKED)
     anomalous = limit.is_anomalous(score, maximum)
     verdict = f"{'anomalous' if anomalous else 'good'} {limit.value(score, maximum):.2f}"
-    return _captioned(picture, [verdict, f"score {score:.4g}"], anomalous)
+    return _captioned(picture, [verdict, f"score {score:.4g}"], anomalous, notes)
 
 
 def outline(picture: Image.Image, inside: NDArray[np.bool_], colour: str) -> None:
@@ -91,8 +94,10 @@ def outline(picture: Image.Image, inside: NDArray[np.bool_], colour: str) -> Non
         picture.paste(ink, mask=Image.fromarray(around))
 
 
-def _captioned(picture: Image.Image, words: list[str], verdict: bool | None) -> Image.Image:
-    """The picture above a strip with words, in lines where it is narrow."""
+def _captioned(
+    picture: Image.Image, words: list[str], verdict: bool | None, notes: Sequence[str]
+) -> Image.Image:
+    """The picture above a strip with words, in lines where it is narrow; notes where they fit."""
     width, height = picture.size
     size = min(max(12, min(width, height) // 24), 72)
     text = "  ·  ".join(words)
@@ -100,6 +105,12 @@ def _captioned(picture: Image.Image, words: list[str], verdict: bool | None) -> 
         text = "\n".join(words)
         longest = max(font(size).getlength(word) for word in words) + size
         size = max(6, min(size, int(size * width / longest)))
+        notes = ()
+    for note in notes:
+        longer = f"{text}  ·  {note}"
+        if font(size).getlength(longer) + size > width:
+            break
+        text = longer
     strip = round(1.35 * size * (text.count("\n") + 1) + 0.3 * size)
     page = Image.new("RGB", (width, height + strip), VERDICTS[verdict])
     page.paste(picture, (0, 0))

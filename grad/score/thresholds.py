@@ -53,6 +53,7 @@ class Threshold:
         rate: the false-alarm rate that it was made for; None where there is no such.
         interval: within which the rate on further good images lies in nine cases of ten; None where
             it was not made by rank.
+        moved: when it was moved by hand, in UTC, ISO 8601; None: never.
     """
 
     image: float
@@ -64,6 +65,7 @@ class Threshold:
     joint: bool = False
     rate: float | None = None
     interval: tuple[float, float] | None = None
+    moved: str | None = None
 
     def __post_init__(self) -> None:
         for typical, threshold in (
@@ -72,6 +74,35 @@ class Threshold:
         ):
             if not (math.isfinite(typical) and math.isfinite(threshold) and typical < threshold):
                 raise ValueError(f"threshold {threshold} is not above the typical {typical}")
+
+    def moved_to(self, image: float, time: str) -> Threshold:
+        """The threshold moved by hand; that of pixels moves along.
+
+        Args:
+            image: the image threshold then.
+            time: for ``moved``.
+
+        Raises:
+            GradError: it is not above the median of good images' scores.
+        """
+        factor = (image - self.image_typical) / (self.image - self.image_typical)
+        pixel = self.pixel_typical + factor * (self.pixel - self.pixel_typical)
+        made = self.note.rpartition("; before: ")[2]
+        try:
+            return replace(
+                self,
+                image=float(np.float32(image)),
+                pixel=float(np.float32(pixel)),
+                note=f"moved by hand at {time} from {self.image:.4g}; before: {made}",
+                rate=None,
+                interval=None,
+                moved=time,
+            )
+        except ValueError:
+            raise GradError(
+                f"The threshold {image:g} must be a number above {self.image_typical:.4g}, the "
+                "score of a typical good image."
+            ) from None
 
     def is_anomalous(self, score: float, maximum: float) -> bool:
         """The verdict on an image.
@@ -180,6 +211,8 @@ class Calibration:
     ) -> Calibration:
         """Thresholds at the same rate from further good images of a class, or of one more class.
 
+        Those that were moved by hand stay, but for that of the class.
+
         Args:
             class_name: theirs.
             scores: image scores by a model that did not know the images.
@@ -195,12 +228,24 @@ class Calibration:
         )
         _check(of_images)
         _check(of_maxima)
-        return replace(
+        made = replace(
             self,
             good_scores=of_images,
             good_maxima=of_maxima,
             sources={class_name: "folds" if len(scores) > 1 else "training", **self.sources},
         ).at_rate(self.false_alarm_rate)
+        for name, limit in (*self.classes.items(), (None, self.unknown)):
+            if limit.moved and name != class_name and (name or len(made.classes) > 1):
+                made = made.with_threshold(name, limit)
+        return made
+
+    def with_threshold(self, class_name: str | None, limit: Threshold) -> Calibration:
+        """The same with another threshold of a class; the name as for :meth:`threshold`."""
+        if class_name is None and len(self.classes) == 1:
+            class_name = next(iter(self.classes))
+        if class_name is None:
+            return replace(self, unknown=limit)
+        return replace(self, classes={**self.classes, class_name: limit})
 
     def fixed(self, image: float) -> Calibration:
         """The same image threshold for all classes, which decides alone; those of pixels stay."""

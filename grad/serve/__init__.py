@@ -1,7 +1,9 @@
 """``grad serve``: an inspection page and a REST end point.
 
-``app`` puts the parts together: ``uploads`` reads and decodes, ``batching`` scores, ``answers``
-says what came out, ``access`` guards, ``prometheus`` counts, ``page`` is what a browser shows.
+``app`` puts the parts together, of one model: ``inspector`` goes from a request to its answer, for
+which ``uploads`` reads and decodes, ``batching`` scores, and ``answers`` says what came out;
+``teaching`` is what people give back, kept by ``feedback`` and written by ``model_file``. ``site``
+has several models. ``access`` guards, ``prometheus`` counts, ``page`` is what a browser shows.
 """
 
 from collections.abc import Sequence

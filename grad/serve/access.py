@@ -62,7 +62,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path: str = scope["path"]
+        path = local_path(scope)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -96,6 +96,12 @@ class Guard:
             f"{sentence}: send the header 'Authorization: Bearer TOKEN' with the server's --token.",
             {"WWW-Authenticate": f'{scheme} realm="GRAD"'},
         )
+
+
+def local_path(scope: Scope) -> str:
+    """The path of a request within the application, which may be mounted under another."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")) or "/"
 
 
 def _answer(status: int, sentence: str, headers: dict[str, str] | None = None) -> JSONResponse:

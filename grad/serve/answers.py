@@ -14,12 +14,16 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from grad.data.picture import Picture
+from grad.data.roi import grey_outside
+from grad.data.samples import Roi
+from grad.detector.result import overlay_notes
 from grad.score.heat import colours, overlay
-from grad.score.regions import Region, find_regions, resize_map
+from grad.score.regions import Region, find_regions, map_pixels, resize_map
 from grad.score.thresholds import Calibration, Method, Threshold, no_thresholds
 from grad.serve.scorer import Scorer
 from grad.serve.settings import ServeSettings
 from grad.serve.uploads import FORMATS
+from grad.system.clock import utc_time
 from grad.system.version import __version__
 
 PREVIEW, OVERLAY = 1024, 4096  # pixels, longest sides at most
@@ -34,6 +38,10 @@ class AnomalyMap(BaseModel):
     png: str = Field(description="16-bit grey PNG in base64, of the model's image size.")
     low: float = Field(description="Map value of black.")
     high: float = Field(description="Map value of white, 65535.")
+    roi: str | None = Field(
+        description="PNG in base64, black where the image is not looked at; null: all is."
+    )
+    least: float = Field(description="Share of the image that the smallest region that counts has.")
 
 
 class Prediction(BaseModel):
@@ -60,6 +68,11 @@ class Prediction(BaseModel):
     )
     width: int = Field(description="Of the image, upright, in pixels.")
     height: int = Field(description="Of the image, upright, in pixels.")
+    time: str = Field(description="When it was judged, in UTC, ISO 8601.")
+    model: str | None = Field(description="The model's name.")
+    model_version: str | None = Field(
+        description="12 hexadecimal digits of a digest of the model's content, thresholds too."
+    )
     note: str | None = Field(default=None, description="Why there is no verdict.")
     drift: str | None = Field(
         default=None,
@@ -88,6 +101,7 @@ class ThresholdRow(BaseModel):
     pixel_typical: float = Field(description="Median of good images' largest map value.")
     images: int = Field(description="Good images that it was made from.")
     note: str = Field(description="How it was made.")
+    moved: str | None = Field(description="When it was moved by hand, in UTC; null: never.")
     joint: bool = Field(description="Whether a map value above ``pixel`` makes an image anomalous.")
     good_scores: list[float] = Field(
         description="Their scores, ascending; at most 1,000 of them. Where thresholds are joint "
@@ -99,7 +113,8 @@ class Info(BaseModel):
     """The model that is served, and the server's limits."""
 
     version: str
-    model: str
+    model: str | None
+    model_version: str | None = Field(description="As in answers.")
     classes: list[str]
     backbone: str
     image_size: int
@@ -112,10 +127,57 @@ class Info(BaseModel):
     max_pixels: int
     queue: int
     formats: list[str]
+    keeps_feedback: bool = Field(default=False, description="Whether /feedback takes images.")
+    can_change: bool = Field(
+        default=False, description="Whether /threshold and /learn change the model."
+    )
     colours: str = Field(
         description="Heat map: 256 steps of red, green, blue and opacity for calibrated values "
         "0 to 1, 1024 bytes in base64."
     )
+
+
+class Counts(BaseModel):
+    """Images of a class in the folder of feedback."""
+
+    good: int = 0
+    defect: int = 0
+
+
+class Feedback(BaseModel):
+    """What is in the folder of feedback."""
+
+    file: str | None = Field(
+        default=None, description="Of the image that was given, below the folder."
+    )
+    classes: dict[str, Counts] = Field(description="Images by class.")
+    megabytes: float
+    most_images: int
+    most_megabytes: float
+
+
+class MovedThreshold(BaseModel):
+    """A threshold that was moved, in the model's file."""
+
+    class_name: str | None
+    before: float
+    after: float
+    time: str = Field(description="When, in UTC, ISO 8601.")
+    model_version: str = Field(description="Of the model from now on.")
+
+
+class LearnedFeedback(BaseModel):
+    """What a model learned, as it is recorded in its file, where ``grad info`` lists it."""
+
+    class_name: str
+    images: list[str] = Field(description="File names of the good images that were new to it.")
+    false_alarms: int = Field(description="How many of them it had called anomalous.")
+    threshold_before: float | None
+    threshold_after: float
+    defects: int = Field(description="Defects of the class in the folder of feedback.")
+    found: int = Field(description="How many of those the model finds now.")
+    time: str = Field(description="When, in UTC, ISO 8601.")
+    model_version: str = Field(description="Of the model from now on.")
 
 
 class Health(BaseModel):
@@ -125,12 +187,13 @@ class Health(BaseModel):
     version: str = __version__
 
 
-def describe(scorer: Scorer, settings: ServeSettings, name: str) -> Info:
+def describe(scorer: Scorer, settings: ServeSettings) -> Info:
     """What ``/info`` says."""
-    calibration = scorer.calibration
+    calibration, origin = scorer.calibration, scorer.origin
     return Info(
         version=__version__,
-        model=name,
+        model=None if origin is None else origin.name,
+        model_version=None if origin is None else origin.version,
         classes=list(scorer.classes),
         backbone=scorer.info.backbone,
         image_size=scorer.image_size,
@@ -150,7 +213,7 @@ def describe(scorer: Scorer, settings: ServeSettings, name: str) -> Info:
 
 
 def judge(
-    calibration: Calibration | None,
+    scorer: Scorer,
     name: str,
     class_name: str | None,
     picture: Picture,
@@ -158,6 +221,7 @@ def judge(
     anomaly_map: Tensor,
 ) -> Prediction:
     """The answer to an image, without pictures."""
+    calibration, origin = scorer.calibration, scorer.origin
     maximum = float(anomaly_map.max())
     row = calibration.threshold(class_name) if calibration else None
     p_value, resolution = (
@@ -174,26 +238,37 @@ def judge(
         is_anomalous=row.is_anomalous(score, maximum) if row else None,
         p_value=p_value,
         p_resolution=resolution,
-        regions=_regions(anomaly_map, row, score, maximum, picture.size) if row else None,
+        regions=_regions(scorer, anomaly_map, row, score, picture.size) if row else None,
         width=picture.size[1],
         height=picture.size[0],
+        time=utc_time(),
+        model=None if origin is None else origin.name,
+        model_version=None if origin is None else origin.version,
         note=clipped if row else NO_CALIBRATION,
     )
 
 
 def _regions(
-    anomaly_map: Tensor, row: Threshold, score: float, maximum: float, size: tuple[int, int]
+    scorer: Scorer, anomaly_map: Tensor, row: Threshold, score: float, size: tuple[int, int]
 ) -> list[Region]:
-    level = row.pixel_level(score, maximum)
-    return [] if math.isinf(level) else find_regions(resize_map(anomaly_map, size), level)
+    level = row.pixel_level(score, float(anomaly_map.max()))
+    if math.isinf(level):
+        return []
+    return find_regions(resize_map(anomaly_map, size), level, scorer.info.min_area)
 
 
-def encode_map(anomaly_map: Tensor) -> AnomalyMap:
+def encode_map(anomaly_map: Tensor, roi: Roi | None, least: float) -> AnomalyMap:
     """(S, S) as a 16-bit picture, from 0 to its largest value."""
     values = anomaly_map.numpy()
     low, high = min(0.0, float(values.min())), float(values.max())
     levels = np.round((values - low) * (65535 / max(high - low, 1e-30))).astype(np.uint16)
-    return AnomalyMap(png=_png(Image.fromarray(levels)), low=low, high=high)
+    return AnomalyMap(
+        png=_png(Image.fromarray(levels)),
+        low=low,
+        high=high,
+        roi=None if roi is None else roi.mask,
+        least=least,
+    )
 
 
 def encode_preview(picture: Picture) -> str:
@@ -202,16 +277,16 @@ def encode_preview(picture: Picture) -> str:
 
 
 def encode_overlay(
-    picture: Picture,
-    anomaly_map: Tensor,
-    calibration: Calibration | None,
-    class_name: str | None,
-    score: float,
+    scorer: Scorer, picture: Picture, anomaly_map: Tensor, answer: Prediction
 ) -> str:
     """The image under its heat map."""
-    row = calibration.threshold(class_name) if calibration else None
-    image = picture.resize(_fitted(picture, OVERLAY)).rgb()
-    return _png(overlay(image, anomaly_map, row, score))
+    known = scorer.calibration
+    row = known.threshold(answer.class_name) if known else None
+    size = _fitted(picture, OVERLAY)
+    image = grey_outside(picture.resize(size).rgb(), scorer.info.roi(answer.class_name))
+    pixels = map_pixels(scorer.info.min_area, picture.size, size)
+    notes = overlay_notes(row, scorer.origin, answer.time)
+    return _png(overlay(image, anomaly_map, row, answer.score, pixels, notes))
 
 
 def _rows(calibration: Calibration) -> list[ThresholdRow]:
@@ -237,6 +312,7 @@ def _rows(calibration: Calibration) -> list[ThresholdRow]:
                 pixel_typical=threshold.pixel_typical,
                 images=threshold.images,
                 note=threshold.note,
+                moved=threshold.moved,
                 joint=threshold.joint,
                 good_scores=scores.tolist(),
             )

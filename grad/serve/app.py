@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import os
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.requests import ClientDisconnect
-from torch import Tensor
 
-from grad.data.picture import Picture
-from grad.detector.result import check_score
-from grad.score.drift import DRIFT, DriftWatches
 from grad.score.heat import SCRIPT
-from grad.serve import access, answers, failures
+from grad.serve import access, failures
 from grad.serve.access import Guard
-from grad.serve.answers import Health, Info, Prediction
-from grad.serve.batching import Batcher
-from grad.serve.prometheus import CONTENT_TYPE, Measured, Metrics
-from grad.serve.scorer import Scorer
-from grad.serve.settings import ServeSettings
-from grad.serve.uploads import Upload, decode, read_upload
+from grad.serve.answers import (
+    Feedback,
+    Health,
+    Info,
+    LearnedFeedback,
+    MovedThreshold,
+    Prediction,
+)
+from grad.serve.feedback import Said
+from grad.serve.inspector import Inspector, Wanted
+from grad.serve.prometheus import CONTENT_TYPE, Measured
+from grad.serve.teaching import Teaching
 from grad.system.version import __version__
 
-_log = logging.getLogger("grad.serving")
-
 PAGE = Path(__file__).parent / "page"
-_DECODERS = 4  # threads that decode and encode, at most
-
-_Result = TypeVar("_Result")
-
 _CLASS = "Class whose threshold judges the image; without one, that of a class not stated."
-_PARAMETERS = ("class_name", "overlay", "map", "preview")
+_ONE_CLASS = "Class of the image; none: the model's only one."
 _BODY = {
     "requestBody": {
         "required": True,
@@ -71,133 +62,14 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """What a request asks for beside the verdict."""
-
-    class_name: str | None
-    overlay: bool
-    map: bool
-    preview: bool
-
-
-class Inspector:
-    """From a request to its answer; holds what all requests share.
+def create_app(inspector: Inspector, teaching: Teaching | None = None) -> FastAPI:
+    """The application that serves a model, at ``/`` or where it is mounted.
 
     Args:
-        scorer: scores batches.
-        settings: limits.
+        inspector: judges by the model.
+        teaching: of the same inspector; None: nothing can be given back.
     """
-
-    def __init__(self, scorer: Scorer, settings: ServeSettings) -> None:
-        self.scorer = scorer
-        self.settings = settings
-        self.accepted = 0
-        self.metrics = Metrics(lambda: self.accepted)
-        self._decoding = 0
-        known = scorer.calibration
-        self._drift = None if known is None else DriftWatches(known)
-        threads = min(_DECODERS, os.cpu_count() or 1)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="grad-image")
-        self._batcher = Batcher(
-            scorer.score_batch,
-            batch_size=settings.batch_size,
-            max_wait=settings.max_wait_ms / 1e3,
-            announced=lambda: self._decoding,
-            observe=self.metrics.batch_images.observe,
-        )
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Answers requests inside; what was accepted is answered before it ends."""
-        async with self._batcher:
-            yield
-        self._pool.shutdown()
-
-    async def inspect(self, request: Request, wanted: _Wanted) -> Prediction:
-        """Read, decode, score and judge one image.
-
-        Raises:
-            Refused: see :mod:`grad.serve.failures`.
-        """
-        if wanted.class_name not in (None, *self.scorer.classes):
-            raise failures.unknown_class(str(wanted.class_name), self.scorer.classes)
-        with self._place():
-            upload = await read_upload(request, self.settings)
-            picture, pixels = await self._decoded(upload)
-            anomaly_map, score = await self._scored(pixels)
-            return await self._in_pool(
-                lambda: self._answer(upload.name, picture, anomaly_map, score, wanted)
-            )
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        """A place among the images that are accepted, which bounds the memory they take."""
-        if self.accepted >= self.settings.queue:
-            raise failures.queue_full(self.settings.queue)
-        self.accepted += 1
-        try:
-            yield
-        finally:
-            self.accepted -= 1
-
-    async def _decoded(self, upload: Upload) -> tuple[Picture, Tensor]:
-        """The image at its own size, and as the model takes it."""
-        self._decoding += 1
-        try:
-            return await self._in_pool(lambda: self._decode(upload))
-        finally:
-            self._decoding -= 1
-
-    async def _scored(self, pixels: Tensor) -> tuple[Tensor, float]:
-        try:
-            anomaly_map, score = await self._batcher.score(pixels)
-            check_score("The image", score)
-        except Exception as error:  # out of memory, say: this batch's failure, not the server's
-            _log.exception("A batch could not be scored.")
-            raise failures.failed(error) from error
-        return anomaly_map, score
-
-    def _decode(self, upload: Upload) -> tuple[Picture, Tensor]:
-        picture = decode(upload, self.settings, self.scorer.info.white_level)
-        size = self.scorer.image_size
-        return picture, picture.resize((size, size)).tensor()
-
-    def _answer(
-        self, name: str, picture: Picture, anomaly_map: Tensor, score: float, wanted: _Wanted
-    ) -> Prediction:
-        calibration = self.scorer.calibration
-        answer = answers.judge(calibration, name, wanted.class_name, picture, score, anomaly_map)
-        if self._drift is not None and self._drift.add(
-            wanted.class_name, score, answer.map_maximum
-        ):
-            answer.drift = DRIFT[:1].upper() + DRIFT[1:]
-            self.metrics.drift.labels(wanted.class_name or "").set(1)
-        if wanted.map:
-            answer.map = answers.encode_map(anomaly_map)
-        if wanted.overlay:
-            answer.overlay = answers.encode_overlay(
-                picture, anomaly_map, calibration, wanted.class_name, score
-            )
-        if wanted.preview:
-            answer.preview = answers.encode_preview(picture)
-        verdict = {None: "none", True: "anomalous", False: "good"}[answer.is_anomalous]
-        self.metrics.verdicts.labels(verdict).inc()
-        return answer
-
-    async def _in_pool(self, function: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function)
-
-
-def create_app(scorer: Scorer, settings: ServeSettings, name: str = "model") -> FastAPI:
-    """The application that serves a model.
-
-    Args:
-        scorer: a detector.
-        settings: limits and token.
-        name: what the page calls the model.
-    """
-    inspector = Inspector(scorer, settings)
+    teaching = teaching or Teaching(inspector)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -213,17 +85,16 @@ def create_app(scorer: Scorer, settings: ServeSettings, name: str = "model") -> 
         redoc_url=None,
     )
     app.state.inspector = inspector
-    _add_end_points(app, inspector, name)
+    _add_end_points(app, inspector, teaching)
+    _add_teaching(app, teaching)
     _add_pages(app)
     paths = {route.path for route in app.routes if hasattr(route, "path")}
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Guard, settings=inspector.settings)
     app.add_middleware(Measured, metrics=inspector.metrics, paths=paths)
     return app
 
 
-def _add_end_points(app: FastAPI, inspector: Inspector, name: str) -> None:
-    info = answers.describe(inspector.scorer, inspector.settings, name)
-
+def _add_end_points(app: FastAPI, inspector: Inspector, teaching: Teaching) -> None:
     @app.post(
         "/predict",
         summary="Score and judge one image",
@@ -239,15 +110,13 @@ def _add_end_points(app: FastAPI, inspector: Inspector, name: str) -> None:
         preview: Annotated[bool, Query(description="Send the image as PNG.")] = False,
     ) -> Prediction:
         """Score and judge one image."""
-        unknown = [name for name in request.query_params if name not in _PARAMETERS]
-        if unknown:
-            raise failures.unknown_parameter(unknown[0], _PARAMETERS)
-        return await inspector.inspect(request, _Wanted(class_name, overlay, map, preview))
+        _check_parameters(request, "class_name", "overlay", "map", "preview")
+        return await inspector.inspect(request, Wanted(class_name, overlay, map, preview))
 
     @app.get("/info", summary="Classes, thresholds, limits, versions", tags=["inspection"])
     async def get_info() -> Info:
         """Classes, thresholds, limits and versions."""
-        return info
+        return teaching.info()
 
     @app.get("/health", summary="Whether the server runs", tags=["operation"])
     async def health() -> Health:
@@ -278,6 +147,57 @@ def _add_end_points(app: FastAPI, inspector: Inspector, name: str) -> None:
     @app.exception_handler(ClientDisconnect)
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it; the metrics count it
+
+
+def _add_teaching(app: FastAPI, teaching: Teaching) -> None:
+    """What people give back: feedback, thresholds, and that the model learns."""
+
+    @app.post(
+        "/feedback",
+        summary="Keep an image with what was said of it",
+        tags=["feedback"],
+        openapi_extra=_BODY,
+        responses=_REFUSALS,
+    )
+    async def keep(
+        request: Request,
+        said: Annotated[Said, Query(description="What the image was.")],
+        class_name: Annotated[str | None, Query(description=_ONE_CLASS, max_length=200)] = None,
+        name: Annotated[str | None, Query(description="Of its file.", max_length=500)] = None,
+    ) -> Feedback:
+        """Keep an image once; said to be something else, it moves."""
+        _check_parameters(request, "said", "class_name", "name")
+        return await teaching.keep(request, class_name, said, name)
+
+    @app.get("/feedback", summary="How many images are kept", tags=["feedback"])
+    async def get_feedback() -> Feedback:
+        """How many images are kept."""
+        return await teaching.feedback()
+
+    @app.post("/learn", summary="Learn from the feedback of a class", tags=["feedback"])
+    async def learn(
+        request: Request,
+        class_name: Annotated[str | None, Query(description=_ONE_CLASS, max_length=200)] = None,
+    ) -> LearnedFeedback:
+        """Learn from the feedback of a class, as ``grad update`` does; needs a token."""
+        _check_parameters(request, "class_name")
+        return await teaching.learn(class_name)
+
+    @app.post("/threshold", summary="Change the model's threshold", tags=["feedback"])
+    async def threshold(
+        request: Request,
+        image: Annotated[float, Query(description="Image scores above are anomalous.")],
+        class_name: Annotated[str | None, Query(description=_CLASS, max_length=200)] = None,
+    ) -> MovedThreshold:
+        """Change the threshold of a class in the model's file; needs a token."""
+        _check_parameters(request, "image", "class_name")
+        return await teaching.move_threshold(class_name, image)
+
+
+def _check_parameters(request: Request, *known: str) -> None:
+    unknown = [name for name in request.query_params if name not in known]
+    if unknown:
+        raise failures.unknown_parameter(unknown[0], known)
 
 
 def _add_pages(app: FastAPI) -> None:

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from grad.data.picture import collate
 
-Score = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""(B, 3, S, S) images, floats in [0, 1] or uint8, to (B, S, S) anomaly maps and (B,) image scores,
-as a detector's ``score_batch``."""
+Score = Callable[[Tensor, list[str | None]], tuple[Tensor, Tensor]]
+"""(B, 3, S, S) images, floats in [0, 1] or uint8, and their classes to (B, S, S) anomaly maps and
+(B,) image scores, as a detector's ``score_batch``."""
 
 
 @dataclass(frozen=True)
 class _Waiting:
     image: Tensor
+    class_name: str | None
     result: asyncio.Future[tuple[Tensor, float]]
 
 
@@ -75,13 +76,13 @@ class Batcher:
         """Images that are in no batch yet."""
         return self._queue.qsize()
 
-    async def score(self, image: Tensor) -> tuple[Tensor, float]:
+    async def score(self, image: Tensor, class_name: str | None = None) -> tuple[Tensor, float]:
         """The anomaly map (S, S) and the score of one image (3, S, S), floats or uint8.
 
         Raises:
             Exception: whatever scoring the batch raised.
         """
-        waiting = _Waiting(image, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(image, class_name, asyncio.get_running_loop().create_future())
         self._queue.put_nowait(waiting)
         return await waiting.result
 
@@ -110,7 +111,8 @@ class Batcher:
         return batch
 
     def _run(self, batch: list[_Waiting]) -> list[tuple[Tensor, float]]:
-        maps, scores = self._score_batch(collate([waiting.image for waiting in batch]))
+        images, names = collate([one.image for one in batch]), [one.class_name for one in batch]
+        maps, scores = self._score_batch(images, names)
         # Copies, as a view would keep its whole batch alive.
         return [
             (one.clone(), score) for one, score in zip(maps.cpu(), scores.tolist(), strict=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from grad.system.errors import first_line
+from grad.system.errors import GradError, first_line
 
 
 class Refused(HTTPException):
@@ -63,6 +63,15 @@ def unknown_class(class_name: str, classes: Sequence[str]) -> Refused:
     )
 
 
+def class_needed(classes: Sequence[str]) -> Refused:
+    """422: classes have different regions of interest, and none was named."""
+    return Refused(
+        422,
+        "The model's classes have different regions of interest: name the image's class, "
+        f"{', '.join(classes)}.",
+    )
+
+
 def unknown_parameter(name: str, known: Sequence[str]) -> Refused:
     """422: a parameter that does not exist, misspelt perhaps."""
     return Refused(422, f"There is no parameter {name}: choose among {', '.join(known)}.")
@@ -71,6 +80,38 @@ def unknown_parameter(name: str, known: Sequence[str]) -> Refused:
 def wrong_parameter(error: Mapping[str, Any]) -> Refused:
     """422: a value that a parameter can't have; as FastAPI tells it."""
     return Refused(422, f"The parameter {error['loc'][-1]} is wrong: {error['msg'].lower()}.")
+
+
+def no_feedback() -> Refused:
+    """404: the server keeps no feedback."""
+    return Refused(404, "This server keeps no feedback: start it with --feedback DIR.")
+
+
+def feedback_full(limit: str) -> Refused:
+    """507: the folder of feedback holds as much as it may."""
+    return Refused(
+        507,
+        f"The folder of feedback holds {limit}, the most it takes: let the model learn from them, "
+        "then move them elsewhere.",
+    )
+
+
+def no_class(classes: Sequence[str]) -> Refused:
+    """422: something that is of one class, and none was named."""
+    return Refused(422, f"Of which class is it? Choose among {', '.join(classes)}.")
+
+
+def no_token() -> Refused:
+    """403: only who knows a token may change a model."""
+    return Refused(
+        403,
+        "Changing the model needs a token: start the server with GRAD_TOKEN in its environment.",
+    )
+
+
+def not_done(error: GradError, status: int = 409) -> Refused:
+    """409: what was asked for can't be done now, or not with this model."""
+    return Refused(status, str(error))
 
 
 def failed(error: Exception) -> Refused:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from grad.detector.checkpoint import ModelInfo
+from grad.detector.checkpoint import ModelInfo, Origin
 from grad.score.thresholds import Calibration
 
 
@@ -30,6 +31,11 @@ class Scorer(Protocol):
         ...
 
     @property
+    def origin(self) -> Origin | None:
+        """Which file it was read from."""
+        ...
+
+    @property
     def calibration(self) -> Calibration | None:
         """Its thresholds."""
         ...
@@ -39,9 +45,15 @@ class Scorer(Protocol):
         """Where it runs."""
         ...
 
-    def score_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def with_calibration(self, calibration: Calibration, origin: Origin | None = None) -> Scorer:
+        """The same model with other thresholds, and where it lies then."""
+        ...
+
+    def score_batch(
+        self, images: Tensor, class_names: Sequence[str | None] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """(B, 3, S, S) to anomaly maps (B, S, S) and scores (B,), both on the CPU.
 
-        Images are floats in [0, 1] or uint8.
+        Images are floats in [0, 1] or uint8, of classes that have regions of interest, perhaps.
         """
         ...

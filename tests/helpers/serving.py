@@ -1,8 +1,9 @@
 """A detector without a network for tests of the server, and pictures to send it."""
 
+import copy
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from grad.data.picture import as_floats
-from grad.detector.checkpoint import ModelInfo
+from grad.detector.checkpoint import ModelInfo, Origin
 from grad.score.thresholds import Calibration, calibrate
 
 SIZE = 24
@@ -31,8 +32,10 @@ class FakeDetector:
         self.image_size = SIZE
         self.calibration = calibration
         self.device = torch.device("cpu")
+        self.origin = Origin("fake", "0123456789ab")
         self.info = ModelInfo("none", (0,), "", SIZE, (0.0,) * 3, (1.0,) * 3, classes, 1)
         self.batches: list[int] = []
+        self.names: list[Sequence[str | None] | None] = []
         self.broken = False
         self.factor = 10.0
         self.go_on = threading.Event()
@@ -41,12 +44,20 @@ class FakeDetector:
     def warm_up(self, batch_size: int = 1) -> None:
         self.score_batch(torch.zeros(batch_size, 3, SIZE, SIZE))
 
-    def score_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def with_calibration(self, calibration, origin=None) -> "FakeDetector":
+        changed = copy.copy(self)
+        changed.calibration, changed.origin = calibration, origin or self.origin
+        return changed
+
+    def score_batch(
+        self, images: Tensor, class_names: Sequence[str | None] | None = None
+    ) -> tuple[Tensor, Tensor]:
         assert images.shape[1:] == (3, SIZE, SIZE)
         self.go_on.wait(10)
         if self.broken:
             raise RuntimeError("out of memory")
         self.batches.append(len(images))
+        self.names.append(class_names)
         images = as_floats(images)
         maps = self.factor * images[:, 0]
         return maps, maps.mean(dim=(1, 2))
@@ -71,17 +82,30 @@ def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
 
 
 @contextmanager
-def served(detector, name="fake", **settings) -> Iterator[str]:
-    """The address of a server in a thread of its own."""
+def served(detector, teach=lambda inspector: None, **settings) -> Iterator[str]:
+    """The address of a server in a thread of its own; of several detectors, by name.
+
+    ``teach`` makes the :class:`Teaching` of an inspector.
+    """
     import uvicorn
 
     from grad.serve.app import create_app
+    from grad.serve.inspector import Inspector
     from grad.serve.server import bind, configure, url
     from grad.serve.settings import ServeSettings
+    from grad.serve.site import create_site
 
     chosen = ServeSettings(port=0, **settings)
     with bind(chosen) as listener:
-        app = create_app(detector, chosen, name)
+
+        def app_of(one):
+            inspector = Inspector(one, chosen)
+            return create_app(inspector, teach(inspector))
+
+        if isinstance(detector, dict):
+            app = create_site({name: app_of(one) for name, one in detector.items()}, chosen)
+        else:
+            app = app_of(detector)
         server = uvicorn.Server(configure(app, chosen))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

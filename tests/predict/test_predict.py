@@ -2,8 +2,10 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from helpers.command import error_of
 from helpers.tiny_model import SIZE, make_run, picture
 from PIL import Image
 
+from grad.detector.checkpoint import save_calibration
 from grad.detector.detector import Detector
 from grad.predict import run as prediction
 from grad.predict.__main__ import main
 from grad.predict.outputs import Tables
+from grad.system.run_folder import MODEL
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,7 @@ def lines(capsys):
 
 
 def rows(folder):
-    """Of both tables, which hold the same; of regions the CSV file holds the number."""
+    """Of both tables, which hold the same; the CSV file counts regions and rounds numbers."""
     with (folder / "predictions.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     objects = [json.loads(line) for line in (folder / "predictions.jsonl").open()]
@@ -54,9 +58,14 @@ def rows(folder):
     for row, fields in zip(table, objects, strict=True):
         found = fields["regions"]
         counted = fields | {"regions": None if found is None else len(found)}
-        shown = {key: "" if value is None else str(value) for key, value in counted.items()}
-        assert row == shown
+        assert row == {key: shown(value) for key, value in counted.items()}
     return objects
+
+
+def shown(value):
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return "" if value is None else str(value)
 
 
 def threshold_between(detector, *paths):
@@ -94,6 +103,35 @@ def test_everything_that_can_be_written(predict, detector, tmp_path, capsys):
         mask = np.asarray(Image.open(tmp_path / "out" / row["mask"]))
         assert mask.shape == (40, 60) and mask.dtype == bool
     assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+def test_every_answer_says_which_model_gave_it_and_when(predict, run, tmp_path):
+    before = datetime.now(timezone.utc)
+    assert predict("d.png", "--out", "out") == 0
+    (row,) = rows(tmp_path / "out")
+    assert (row["model"], len(row["model_version"])) == (run.name, 12)
+    assert abs(datetime.fromisoformat(row["time"]) - before) < timedelta(minutes=1)
+    other = make_run(tmp_path / "other", preset="grad-s")
+    shutil.copy(other / MODEL, tmp_path / "nut v2.safetensors")
+    named = Detector.load(tmp_path / "nut v2.safetensors", device="cpu").origin
+    assert named.name == "nut v2" and named.version != row["model_version"]
+    assert Detector.load(other, device="cpu").origin.version == named.version
+    detector = Detector.load(run, device="cpu")
+    save_calibration(other / MODEL, detector.calibration.at_rate(0.3))
+    assert Detector.load(other, device="cpu").origin.version != named.version
+
+
+def test_a_table_for_spreadsheets_with_a_decimal_comma(predict, tmp_path):
+    name = "=1+1 für.png"
+    os.rename("d.png", name)
+    assert predict(name, "--out", "out", "--spreadsheet") == 0
+    text = (tmp_path / "out/predictions.csv").read_bytes()
+    assert text.startswith(b"\xef\xbb\xbfname;class_name;score;")
+    (row,) = csv.DictReader(io.StringIO(text.decode("utf-8-sig")), delimiter=";")
+    (fields,) = map(json.loads, (tmp_path / "out/predictions.jsonl").open())
+    assert row["name"] == f"'{name}" and fields["name"] == name
+    assert row["score"] == f"{fields['score']:.5g}".replace(".", ",")
+    assert "." not in row["value"] and row["width"] == "60"
 
 
 def test_sixteen_bit_maps(predict, detector, tmp_path):
@@ -235,6 +273,7 @@ def test_a_camera_is_read_until_the_limit(predict, monkeypatch, capsys):
         ("parts --out d.png/out", "--out d.png/out can't be made"),
         ("parts --overlays", "--overlays needs --out"),
         ("parts --maps png16", "--maps needs --out"),
+        ("parts --spreadsheet", "--spreadsheet needs --out"),
         ("parts --maps tiff --out out", "--maps"),
         ("parts --class-name nuts", "not trained on class nuts"),
         ("parts --false-alarm-rate 0", "--false-alarm-rate 0.0 must be between 0 and 1"),

@@ -130,3 +130,15 @@ def test_an_outline_leaves_the_region_itself_and_far_pixels():
     assert not changed[inside].any()
     assert changed[10:18, 10:18][~inside[10:18, 10:18]].all()
     assert not changed[:9].any()
+
+
+def test_notes_stand_beside_the_score_as_far_as_there_is_room():
+    words = [{}, {}, {}]
+    for found, notes in zip(words, ([], ["note"], ["note", "n" * 500]), strict=True):
+        for width in (100, 800):
+            image = Image.new("RGB", (width, 100))
+            found[width] = np.asarray(overlay(image, torch.zeros(8, 8), None, 1.0, notes))
+    without, one, too_long = words
+    assert np.array_equal(without[100][:100], one[100][:100])
+    assert not np.array_equal(without[800], one[800])
+    assert np.array_equal(one[800], too_long[800])

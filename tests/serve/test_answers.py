@@ -14,6 +14,7 @@ import urllib.parse
 import urllib.request
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,11 +27,13 @@ from fastapi.testclient import TestClient
 from helpers.serving import CALIBRATION, SIZE, FakeDetector, encoded, grey, served, spot
 
 from grad.data.images import load_image
+from grad.data.roi import read_roi
 from grad.report.write import _SCRIPTS, _inline
 from grad.score.heat import SCRIPT
 from grad.score.thresholds import calibrated
 from grad.serve.app import create_app
 from grad.serve.batching import Batcher
+from grad.serve.inspector import Inspector
 from grad.serve.settings import ServeSettings, is_loopback
 from grad.system.errors import GradError
 
@@ -48,7 +51,7 @@ def client_of():
     clients = []
 
     def make(detector, base_url=LOCAL, raise_server_exceptions=True, **settings):
-        app = create_app(detector, ServeSettings(**settings), "fake")
+        app = create_app(Inspector(detector, ServeSettings(**settings)))
         client = TestClient(app, base_url, raise_server_exceptions=raise_server_exceptions)
         clients.append(client.__enter__())
         return clients[-1]
@@ -88,7 +91,9 @@ def test_a_verdict_for_bytes_and_for_a_form(client):
     by_form = client.post("/predict", files={"file": ("part.png", data, "image/png")}).json()
     assert by_form.pop("name") == "part.png"
     by_bytes.pop("name")
+    assert by_bytes.pop("time") <= by_form.pop("time")
     assert by_bytes == by_form
+    assert (by_bytes["model"], by_bytes["model_version"]) == ("fake", "0123456789ab")
     row = CALIBRATION.unknown
     assert by_bytes["score"] == pytest.approx(2.0)
     assert by_bytes["threshold"] == row.image
@@ -589,7 +594,7 @@ def test_concurrent_images_share_batches_and_get_their_own_result(detector):
 
 
 def test_a_failing_batch_fails_its_own_images_only(detector):
-    def score(images):
+    def score(images, names):
         if images[0, 0, 0, 0] == 0:
             raise RuntimeError("out of memory")
         return detector.score_batch(images)
@@ -625,12 +630,63 @@ def test_a_batch_waits_for_announced_images_only(detector):
 def test_scoring_runs_in_one_thread_beside_the_loop(detector):
     threads = set()
 
-    def score(images):
+    def score(images, names):
         threads.add(threading.current_thread())
         return detector.score_batch(images)
 
     run_batcher(score, [torch.zeros(3, SIZE, SIZE)] * 9, batch_size=2)
     assert len(threads) == 1 and threading.main_thread() not in threads
+
+
+# ---- regions ---
+
+
+@pytest.fixture
+def regions(tmp_path):
+    """A region of interest: the upper half; and two ways to have it."""
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[: SIZE // 2] = 255
+    Image.fromarray(mask).save(tmp_path / "roi.png")
+    roi = read_roi(tmp_path / "roi.png")
+    return {"all": {"cookie": roi, "pcb": roi}, "one": {"cookie": roi}}
+
+
+def test_the_region_of_the_class_reaches_scorer_map_and_overlay(client_of, detector, regions):
+    detector.info = replace(detector.info, rois=regions["one"])
+    client = client_of(detector)
+    image = encoded(grey(0))
+    found = send(client, image, "/predict?map=1&overlay=1&class_name=cookie").json()
+    assert detector.names[-1] == ["cookie"]
+    assert found["map"]["roi"] == regions["one"]["cookie"].mask
+    overlay = np.asarray(picture(found["overlay"]))
+    assert (overlay[: SIZE // 2] == 0).all() and (overlay[SIZE // 2 : SIZE] == 90).all()
+    whole = send(client, image, "/predict?map=1&overlay=1&class_name=pcb").json()
+    assert whole["map"]["roi"] is None
+    refused = send(client, image)
+    assert refused.status_code == 422
+    assert "different regions of interest: name the image's class" in refused.json()["detail"]
+
+
+def test_one_region_for_all_needs_no_class(client_of, detector, regions):
+    detector.info = replace(detector.info, rois=regions["all"])
+    found = send(client_of(detector), encoded(grey(200)), "/predict?map=1").json()
+    assert found["map"]["roi"] == regions["all"]["pcb"].mask
+
+
+def test_small_regions_count_for_nothing(client_of, detector):
+    image = np.zeros((SIZE, SIZE, 3), np.uint8)
+    image[4:7, 4:7] = 255
+    image[12:14, 12:18] = 200
+    before = send(client_of(detector), encoded(Image.fromarray(image))).json()
+    assert [r["area"] for r in before["regions"]] == [9, 12] and before["is_anomalous"]
+    detector.info = replace(detector.info, min_area=10)
+    after = send(client_of(detector), encoded(Image.fromarray(image)), "/predict?map=1").json()
+    assert [region["area"] for region in after["regions"]] == [12]
+    assert after["map_maximum"] == pytest.approx(10 * 200 / 255)
+    assert before["map_maximum"] == pytest.approx(10)
+    assert after["map"]["least"] == pytest.approx(10 / SIZE**2)
+    detector.info = replace(detector.info, min_area=13)
+    assert not send(client_of(detector), encoded(Image.fromarray(image))).json()["is_anomalous"]
 
 
 # ---- settings -------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,6 +12,13 @@ pytest.importorskip("fastapi")
 
 from helpers.browser import PHONE, watched_page
 from helpers.serving import CALIBRATION, FakeDetector, encoded, grey, served, spot
+
+from grad.detector.checkpoint import Origin, Update
+from grad.predict.outputs import COLUMNS
+from grad.serve.feedback import FeedbackFolder
+from grad.serve.model_file import Learned
+from grad.serve.teaching import Teaching
+from grad.system.errors import GradError
 
 GOOD, BAD = 40, 230  # grey levels far below and above every threshold
 LIMIT = CALIBRATION.unknown.image
@@ -162,8 +170,18 @@ def test_the_history_is_exported_survives_a_reload_and_is_cleared(open_page, tmp
         with (tmp_path / "list.csv").open(newline="") as file:
             rows = {row["name"]: row for row in csv.DictReader(file)}
         assert set(rows) == {name for name, _ in files} | {'\'=1+1,"x".png'}
-        assert rows["part 1.png"]["verdict"] == "anomalous"
+        assert list(rows["part 1.png"]) == list(COLUMNS), "as grad predict writes them"
+        assert rows["part 1.png"]["is_anomalous"] == "True"
+        assert rows["part 1.png"]["regions"] == "1" and rows["part 0.png"]["regions"] == "0"
+        assert rows["part 1.png"]["model_version"] == "0123456789ab"
         assert float(rows["part 1.png"]["score"]) == pytest.approx(BAD / 25.5, rel=1e-4)
+        page.check("#decimal-comma")
+        with page.expect_download() as download:
+            page.click("#export")
+        download.value.save_as(tmp_path / "list.csv")
+        with (tmp_path / "list.csv").open(newline="", encoding="utf-8-sig") as file:
+            commas = {row["name"]: row for row in csv.DictReader(file, delimiter=";")}
+        assert commas["part 1.png"]["score"] == rows["part 1.png"]["score"].replace(".", ",")
         page.click(".entry >> nth=0")  # its picture was not kept, its thumbnail was
         page.locator("#picture").wait_for()
         page.click("#clear")
@@ -286,3 +304,136 @@ def test_it_fits_a_phone(open_page, scheme):
 def test_the_documentation_of_the_api_needs_no_other_server(open_page):
     with open_page(path="docs") as page:
         page.locator(".opblock-summary-path", has_text="/predict").wait_for()
+
+
+# ---- what people give back ------------------------------------------------------------------
+
+
+class Moved:
+    """A model file that is none: what the page saves is served from then on."""
+
+    def move_threshold(self, scorer, class_name, image):
+        moved = scorer.calibration.threshold(class_name).moved_to(image, "2026-11-28T10:11:12")
+        known = scorer.calibration.with_threshold(class_name, moved)
+        return scorer.with_calibration(known, Origin("fake", "1" * 12)), moved
+
+    def learn_from(self, scorer, class_name, good, defects):
+        if len(good) > 1:
+            raise GradError("The model can't learn from two.")
+        update = Update("now", class_name, ("x",), ("0",), 1, 0, 3.0, 3.5)
+        learned = scorer.with_calibration(scorer.calibration, Origin("fake", "2" * 12))
+        return learned, Learned(update, len(defects), len(defects))
+
+
+@pytest.fixture
+def teachable(tmp_path):
+    """A server that keeps feedback in ``said`` and has a token."""
+    teach = lambda inspector: Teaching(inspector, FeedbackFolder(tmp_path / "said"), Moved())  # noqa: E731
+    with served(FakeDetector(), teach, token="sesame") as url:
+        yield url
+
+
+def enter(page):
+    """Give the token, and choose a class."""
+    page.evaluate("sessionStorage.setItem('grad-token', 'sesame')")
+    page.reload()
+    page.locator("#model", has_text="cookie").wait_for()
+    page.select_option("#class", "cookie")
+
+
+def kept(folder):
+    return sorted(p.parent.relative_to(folder).as_posix() for p in folder.rglob("*.png"))
+
+
+@pytest.fixture
+def open_teachable(browser, teachable):
+    """Opens that server's page, with the token."""
+
+    @contextmanager
+    def open_it(**options):
+        context = browser.new_context(**options)  # not watched: the first request is refused
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.goto(teachable)
+        enter(page)
+        yield page
+        context.close()
+
+    return open_it
+
+
+@pytest.mark.parametrize("options", [{}, PHONE])
+def test_what_an_image_was_is_kept_and_can_change(open_teachable, tmp_path, options):
+    with open_teachable(**options) as page:
+        assert page.is_disabled("#was-good") and page.is_disabled("#learn")
+        choose(page, ("part.png", encoded(grey(BAD))))
+        verdict(page, "Anomalous")
+        page.click("#was-good")
+        page.locator("#was-good[aria-pressed=true]").wait_for()
+        assert page.inner_text("#kept") == "cookie: 1 good, 0 defects"
+        assert kept(tmp_path / "said") == ["cookie/good"]
+        assert page.inner_text(".entry .note") == "was good"
+        page.click("#was-defect")
+        page.locator("#was-defect[aria-pressed=true]").wait_for()
+        assert page.get_attribute("#was-good", "aria-pressed") == "false"
+        assert page.inner_text("#kept") == "cookie: 0 good, 1 defect"
+        assert kept(tmp_path / "said") == ["cookie/defect"]
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.click(".entry")  # nothing lies over it
+        page.reload()  # what was said stays, the file does not
+        page.locator(".entry .note", has_text="was a defect").wait_for()
+        page.click(".entry")
+        verdict(page, "Anomalous")
+        assert page.is_disabled("#was-good")
+        assert page.get_attribute("#was-defect", "aria-pressed") == "true"
+
+
+def test_of_which_class_is_asked_for(open_teachable):
+    with open_teachable() as page:
+        page.select_option("#class", "")
+        choose(page, ("part.png", encoded(grey(BAD))))
+        verdict(page, "Anomalous")
+        page.click("#was-good")
+        page.locator("#problem", has_text="Of which class is it?").wait_for()
+        assert page.get_attribute("#was-good", "aria-pressed") == "false"
+
+
+def test_the_model_learns_from_one_button(open_teachable):
+    with open_teachable() as page:
+        choose(page, ("a.png", encoded(grey(BAD))))
+        verdict(page, "Anomalous")
+        page.click("#was-good")
+        page.click("text=Learn from cookie")
+        page.locator(
+            "#learned", has_text="1 image, 1 false alarm among them; threshold 3.5, before 3"
+        ).wait_for()
+        choose(page, ("b.png", encoded(grey(GOOD))))
+        verdict(page, "Good")
+        page.click("#was-good")
+        page.locator("#kept", has_text="cookie: 2 good").wait_for()
+        page.click("#learn")
+        page.locator("#problem", has_text="The model can't learn from two.").wait_for()
+        assert page.is_enabled("#learn")
+
+
+def test_a_moved_threshold_is_saved_for_everybody(open_teachable):
+    with open_teachable() as page, open_teachable() as other:
+        choose(page, ("part.png", encoded(grey(GOOD))))
+        verdict(page, "Good")
+        assert page.is_disabled("#save")
+        limit = 0.9 * CALIBRATION.classes["cookie"].image
+        page.fill("#number", f"{limit:.4f}")
+        page.click("#save")
+        page.locator("#effect", has_text="Moved by hand on 2026-11-28 10:11 UTC").wait_for()
+        assert page.is_disabled("#save") and page.is_disabled("#reset")
+        assert float(page.inner_text("#threshold")) == pytest.approx(limit, rel=1e-3)
+        choose(other, ("part.png", encoded(grey(GOOD))))  # which sees that the model is another
+        verdict(other, "Good")
+        assert float(other.inner_text("#threshold")) == pytest.approx(limit, rel=1e-3)
+
+
+def test_what_is_not_offered_is_not_shown(open_page):
+    with open_page() as page:
+        page.locator("#model", has_text="cookie, pcb").wait_for()
+        for name in ("#said", "#save", "#teaching"):
+            assert page.locator(name).is_hidden()

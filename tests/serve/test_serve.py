@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -13,7 +14,6 @@ import sys
 import time
 import urllib.parse
 import urllib.request
-from pathlib import Path
 
 import pytest
 import timm
@@ -119,8 +119,8 @@ def test_help_lists_every_option(capsys):
 
 def test_the_token_may_come_from_the_environment(monkeypatch):
     monkeypatch.setenv("GRAD_TOKEN", "from there")
-    assert ServeOptions(Path("m")).settings().token == "from there"
-    assert ServeOptions(Path("m"), token="here").settings().token == "here"
+    assert ServeOptions(["m"]).settings().token == "from there"
+    assert ServeOptions(["m"], token="here").settings().token == "here"
 
 
 def test_answers_are_sent_at_once():
@@ -240,6 +240,35 @@ def test_https_and_a_line_for_each_request(model, tmp_path):
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 0
     assert re.fullmatch(r"\S+ \S+ 127\.0\.0\.1:\d+ GET /health HTTP/1\.1 200 OK\n", errors)
+
+
+def test_several_models_that_are_taught(model, tmp_path):
+    """As started from a shell; the file of one changes, that of the other does not."""
+    files = [shutil.copytree(model.parent, tmp_path / name) / model.name for name in ("a", "b")]
+    command = [sys.executable, "-m", "grad.serve", *(f"{f.parent.name}={f}" for f in files)]
+    options = ["--port", "0", "--feedback", str(tmp_path / "said")]
+    environment = os.environ | {"GRAD_TOKEN": "sesame"}
+    with subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        address = re.search(r"http://\S+", process.stdout.readline())[0]
+
+        def ask(path, data=None):
+            headers = {"Authorization": "Bearer sesame", "Content-Type": "image/png"}
+            request = urllib.request.Request(f"{address}{path}", data, headers)
+            return json.load(urllib.request.urlopen(request))
+
+        assert [one["name"] for one in ask("models")] == ["a", "b"]
+        kept = ask("a/feedback?said=good", encoded(spot()))
+        assert (tmp_path / "said/a" / kept["file"]).is_file()
+        assert ask("b/feedback")["classes"] == {}
+        moved = ask("b/threshold?image=1e3", b"")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert files[0].read_bytes() == model.read_bytes() != files[1].read_bytes()
+    found = Detector.load(files[1], device="cpu")
+    assert found.calibration.threshold("demo").image == 1e3
+    assert found.origin.version == moved["model_version"]
 
 
 @pytest.mark.parametrize(

@@ -16,17 +16,41 @@ export class Server {
     return this.#call("info");
   }
 
+  /** The models of a server that has several. */
+  models() {
+    return this.#call("models");
+  }
+
   /** Score a file; with preview, the server sends a picture of what browsers can't show. */
   predict(file, { className, preview }) {
     const query = new URLSearchParams({ map: "true" });
     if (className !== null) query.set("class_name", className);
     if (preview) query.set("preview", "true");
-    const type = file.type.startsWith("image/") ? file.type : "application/octet-stream";
-    return this.#call(`predict?${query}`, {
-      method: "POST",
-      body: file,
-      headers: { "Content-Type": type },
-    });
+    return this.#call(`predict?${query}`, posted(file));
+  }
+
+  /** Keep a file with what was said of it, "good" or "defect". */
+  keep(file, said, className) {
+    const query = new URLSearchParams({ said, name: file.name });
+    if (className !== null) query.set("class_name", className);
+    return this.#call(`feedback?${query}`, posted(file));
+  }
+
+  feedback() {
+    return this.#call("feedback");
+  }
+
+  /** Have the model learn from the feedback of a class. */
+  learn(className) {
+    const query = className === null ? "" : `?${new URLSearchParams({ class_name: className })}`;
+    return this.#call(`learn${query}`, { method: "POST" });
+  }
+
+  /** Make a score the model's threshold of a class. */
+  saveThreshold(image, className) {
+    const query = new URLSearchParams({ image });
+    if (className !== null) query.set("class_name", className);
+    return this.#call(`threshold?${query}`, { method: "POST" });
   }
 
   async #call(path, options = {}) {
@@ -62,6 +86,11 @@ export class Server {
     this.token = await this.asking;
     sessionStorage.setItem("grad-token", this.token);
   }
+}
+
+function posted(file) {
+  const type = file.type.startsWith("image/") ? file.type : "application/octet-stream";
+  return { method: "POST", body: file, headers: { "Content-Type": type } };
 }
 
 async function sentence(response) {

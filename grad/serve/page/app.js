@@ -2,11 +2,13 @@
 
 import { Server } from "./api.js";
 import { Camera } from "./camera.js";
+import { hasDecimalComma } from "./csv.js";
 import { bytes, drawRamp } from "./heat.js";
 import { History } from "./history.js";
 import { decodeMap, drawMap } from "./map.js";
 import { Problem } from "./problem.js";
 import { digits, factorAt, positionOf, Thresholds } from "./scale.js";
+import { askToken } from "./token.js";
 
 const AT_ONCE = 4; // requests of this page in flight
 const THUMBNAIL = 160; // pixels, longest side
@@ -20,6 +22,9 @@ let thresholds = new Thresholds([]);
 let colours = null;
 let current = null; // the entry that is shown
 let ready = null; // settles when /info has come
+let offers = {}; // what /info says of the server
+let kept = {}; // of each class, how many images are in the folder of feedback
+let busyTeaching = false;
 
 function judge(entry) {
   return thresholds.judge(entry.score, entry.maximum, entry.className);
@@ -35,14 +40,20 @@ async function connect() {
   const info = await server.info();
   colours = bytes(info.colours);
   drawRamp($("ramp"), colours);
-  thresholds = new Thresholds(info.thresholds);
+  offers = info;
+  thresholds = new Thresholds(info.thresholds, thresholds.factors);
   const only = info.classes.length === 1 ? info.classes[0] : null;
   const any = new Option(only === null ? "class not stated" : only, "");
+  const chosen = $("class").value;
   $("class").replaceChildren(any, ...(only === null ? info.classes.map((n) => new Option(n, n)) : []));
+  $("class").value = chosen;
   $("model").textContent = `${info.model} · ${info.classes.join(", ")} · ${info.device}`;
   $("model").title = $("model").textContent;
   $("threshold-field").hidden = !thresholds.exist;
   if (!thresholds.exist) banner(info.note);
+  $("said").hidden = $("teaching").hidden = !info.keeps_feedback;
+  $("save").hidden = $("learn").hidden = !info.can_change;
+  if (info.keeps_feedback) kept = (await server.feedback()).classes;
   history.show();
   refresh();
 }
@@ -50,17 +61,6 @@ async function connect() {
 function banner(text) {
   $("banner").textContent = text ?? "";
   $("banner").hidden = !text;
-}
-
-function askToken(wrong) {
-  $("token-text").textContent = wrong
-    ? "That token is wrong: try again."
-    : "This server asks for the token that it was started with.";
-  $("token").value = "";
-  $("token-dialog").showModal();
-  return new Promise((done) => {
-    $("token-form").onsubmit = () => done($("token").value.trim());
-  });
 }
 
 // ---- inspecting -------------------------------------------------------------------------------
@@ -101,9 +101,10 @@ async function score(file) {
     picture = await createImageBitmap(shown);
   }
   if (answer.drift) banner(answer.drift);
+  if (answer.model_version !== offers.model_version) await connect();
   const map = await decodeMap(answer.map);
   const entry = {
-    time: new Date().toISOString(),
+    time: answer.time,
     name: file.name,
     className,
     score: answer.score,
@@ -111,12 +112,20 @@ async function score(file) {
     width: answer.width,
     height: answer.height,
     seconds: (performance.now() - start) / 1000,
+    answer: answered(answer),
     thumbnail: thumbnail(picture),
+    file,
     picture: URL.createObjectURL(shown),
     map,
   };
   picture.close();
   return entry;
+}
+
+/** What else the server said, without what is large. */
+function answered({ class_name, threshold, p_value, p_resolution, regions, model, model_version }) {
+  const count = regions?.length ?? null;
+  return { class_name, threshold, p_value, p_resolution, regions: count, model, model_version };
 }
 
 function thumbnail(picture) {
@@ -172,6 +181,8 @@ function open(entry) {
 function refresh() {
   drawHeat();
   showVerdict();
+  showSaid();
+  showKept();
   showThreshold();
   history.refresh(current);
   const { all, anomalous } = history.counts();
@@ -211,11 +222,17 @@ function showThreshold() {
   $("slider").value = positionOf(factor);
   if (document.activeElement !== $("number")) $("number").value = digits(row.image);
   $("reset").disabled = factor === 1;
+  $("save").disabled = factor === 1 || busyTeaching;
   const share = thresholds.falseAlarms(name);
   const good = row.images === 1 ? "the 1 good image" : `the ${row.images} good images`;
   $("effect").textContent =
     share === null ? "" : `${(100 * share).toFixed(1)} % of ${good} it was made from score above.`;
   $("effect").title = row.note;
+  if (factor === 1 && row.moved) $("effect").textContent += ` Moved by hand on ${day(row.moved)}.`;
+}
+
+function day(time) {
+  return time.slice(0, 16).replace("T", " ") + " UTC";
 }
 
 function view(what) {
@@ -223,6 +240,78 @@ function view(what) {
   $("picture").hidden = what !== "still";
   $("video").hidden = what !== "video";
   $("capture").textContent = what === "video" ? "Capture" : "Back to camera";
+}
+
+// ---- what people give back --------------------------------------------------------------------
+
+/** The buttons below the verdict. Of earlier visits only thumbnails are kept, so nothing is said. */
+function showSaid() {
+  for (const [id, said] of [["was-good", "good"], ["was-defect", "defect"]]) {
+    $(id).disabled = !current?.file || busyTeaching;
+    $(id).title = current && !current.file ? "Only of the latest images of this visit." : "";
+    $(id).setAttribute("aria-pressed", String(current?.said === said));
+  }
+}
+
+function showKept() {
+  const lines = Object.entries(kept).map(
+    ([name, { good, defect }]) => `${name}: ${good} good, ${defect} ${defect === 1 ? "defect" : "defects"}`,
+  );
+  if (lines.length) $("kept").textContent = lines.join("; ");
+  const name = $("class").selectedOptions[0]?.text;
+  $("learn").textContent = kept[name] ? `Learn from ${name}` : "Learn from it";
+  $("learn").disabled = busyTeaching || !kept[name]?.good;
+}
+
+/** One thing at a time; what goes wrong is shown as a problem. */
+async function teach(text, work) {
+  clearProblems();
+  busyTeaching = true;
+  busy(text);
+  refresh();
+  try {
+    await work();
+  } catch (error) {
+    addProblem(error);
+  }
+  busyTeaching = false;
+  busy(null);
+  refresh();
+}
+
+function say(said) {
+  const entry = current;
+  return teach("Keeping …", async () => {
+    kept = (await server.keep(entry.file, said, entry.className)).classes;
+    entry.said = said;
+    history.save();
+  });
+}
+
+function learn() {
+  return teach("Learning …", async () => {
+    const found = await server.learn(selectedClass());
+    const count = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
+    const alarms = count(found.false_alarms, "false alarm");
+    const before = found.threshold_before === null ? "" : `, before ${digits(found.threshold_before)}`;
+    const parts = [
+      `${found.class_name}: learned from ${count(found.images.length, "image")}, ${alarms} among them`,
+      `threshold ${digits(found.threshold_after)}${before}`,
+    ];
+    if (found.defects) parts.push(`${found.found} of ${found.defects} defects found`);
+    thresholds.move(selectedClass(), 1);
+    await connect();
+    $("learned").textContent = parts.join("; ") + ".";
+  });
+}
+
+function saveThreshold() {
+  const name = selectedClass();
+  return teach("Saving …", async () => {
+    await server.saveThreshold(thresholds.of(name).image, name);
+    thresholds.move(name, 1);
+    await connect();
+  });
 }
 
 // ---- the camera -------------------------------------------------------------------------------
@@ -331,13 +420,18 @@ function listen() {
     if (Number.isFinite(score)) move((name) => thresholds.moveTo(name, score));
   };
   $("number").onblur = showThreshold;
+  $("save").onclick = saveThreshold;
+  $("was-good").onclick = () => say("good");
+  $("was-defect").onclick = () => say("defect");
+  $("learn").onclick = learn;
   $("reset").onclick = () => move((name) => thresholds.move(name, 1));
-  $("export").onclick = () => download("inspections.csv", "text/csv", history.csv());
+  $("decimal-comma").checked = hasDecimalComma();
+  $("export").onclick = () =>
+    download("inspections.csv", "text/csv", history.csv($("decimal-comma").checked));
   $("clear").onclick = () => {
     history.clear();
     refresh();
   };
-  $("token-dialog").oncancel = (event) => event.preventDefault();
   dragging();
   window.addEventListener("paste", (event) => inspect([...event.clipboardData.files]));
 }

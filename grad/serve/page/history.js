@@ -1,8 +1,11 @@
 // What was inspected: kept in this browser, shown as thumbnails, exported as CSV.
 
-const KEY = "grad-history";
+import { csv } from "./csv.js";
+
+const PLACE = location.pathname.replace(/\/$/, ""); // of this model, where there are several
+const KEY = `grad-history${PLACE}`;
 const MOST = 300;
-const WITH_PICTURES = 40; // the newest keep picture and anomaly map in memory
+const WITH_PICTURES = 40; // the newest keep file, picture and anomaly map in memory
 
 export class History {
   /**
@@ -23,7 +26,7 @@ export class History {
     for (const old of this.entries.slice(WITH_PICTURES)) release(old);
     this.list.prepend(this.#item(entry));
     while (this.list.children.length > MOST) this.list.lastElementChild.remove();
-    this.#save();
+    this.save();
   }
 
   clear() {
@@ -51,13 +54,31 @@ export class History {
     return { all: this.entries.length, anomalous: bad };
   }
 
-  csv() {
-    const rows = [["time", "name", "class", "score", "threshold", "value", "verdict"]];
-    for (const entry of [...this.entries].reverse()) {
+  /** All as a table, oldest first; what only the server knows is left out where a threshold was
+   * moved, or another class chosen, since it answered. */
+  csv(decimalComma) {
+    const rows = [...this.entries].reverse().map((entry) => {
       const { verdict, value, threshold } = this.judge(entry);
-      rows.push([entry.time, entry.name, entry.className, entry.score, threshold, value, verdict]);
-    }
-    return rows.map((row) => row.map(cell).join(",")).join("\r\n") + "\r\n";
+      const { answer } = entry;
+      const sameClass = answer && (answer.class_name ?? null) === entry.className;
+      return {
+        ...answer,
+        name: entry.name,
+        class_name: entry.className,
+        score: entry.score,
+        map_maximum: entry.maximum,
+        width: entry.width,
+        height: entry.height,
+        time: entry.time,
+        value,
+        threshold,
+        is_anomalous: verdict === "none" ? null : verdict === "anomalous",
+        p_value: sameClass ? answer.p_value : null,
+        p_resolution: sameClass ? answer.p_resolution : null,
+        regions: sameClass && threshold === answer.threshold ? answer.regions : null,
+      };
+    });
+    return csv(rows, decimalComma);
   }
 
   #item(entry) {
@@ -73,7 +94,8 @@ export class History {
       className: "file",
       textContent: entry.name,
     });
-    button.append(picture, label, file);
+    const note = Object.assign(document.createElement("span"), { className: "note" });
+    button.append(picture, label, file, note);
     button.addEventListener("click", () => this.open(entry));
     item.append(button);
     this.#label(button, entry, false);
@@ -85,11 +107,14 @@ export class History {
     const words = { good: "Good", anomalous: "Anomalous", none: "Scored" };
     const number = value ?? entry.score;
     button.dataset.verdict = verdict;
+    const said = { good: "was good", defect: "was a defect" }[entry.said] ?? "";
     button.querySelector(".label").textContent = `${words[verdict]} ${number.toFixed(2)}`;
+    button.querySelector(".note").textContent = said;
     button.setAttribute("aria-current", String(isCurrent));
   }
 
-  #save() {
+  /** Keep all for later visits, as far as there is room. */
+  save() {
     for (let keep = this.entries.length; keep > 0; keep = Math.floor(keep / 2)) {
       try {
         localStorage.setItem(KEY, JSON.stringify(this.entries.slice(0, keep), stored));
@@ -103,7 +128,7 @@ export class History {
 
 /** Pictures and maps are too large for the browser's storage. */
 function stored(key, value) {
-  return ["picture", "map"].includes(key) ? undefined : value;
+  return ["picture", "map", "file"].includes(key) ? undefined : value;
 }
 
 function load() {
@@ -119,12 +144,5 @@ function release(entry) {
   if (entry.picture) URL.revokeObjectURL(entry.picture);
   entry.picture = null;
   entry.map = null;
-}
-
-/** A cell that spreadsheets take as text or number, never as a formula. */
-function cell(value) {
-  if (value === null || value === undefined) return "";
-  if (typeof value === "number") return String(value);
-  const text = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
-  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  entry.file = null;
 }

@@ -13,10 +13,13 @@ export class Thresholds {
   static LEAST = 0.05;
   static MOST = 20;
 
-  /** @param {{class_name: string|null, image: number, pixel: number}[]} rows as /info lists them. */
-  constructor(rows) {
+  /**
+   * @param {{class_name: string|null, image: number, pixel: number}[]} rows as /info lists them.
+   * @param {Map<string|null, number>} factors of thresholds that are moved.
+   */
+  constructor(rows, factors = new Map()) {
     this.rows = new Map(rows.map((row) => [row.class_name, row]));
-    this.factors = new Map();
+    this.factors = factors;
   }
 
   get exist() {

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +21,11 @@ from grad.detector.checkpoint import (
 )
 from grad.detector.features import features_for
 from grad.detector.learning import check_can_learn, learn, without_known_images
+from grad.detector.updating import claimed_update, save_update
 from grad.features.features import Features
 from grad.score.dataset import scored
 from grad.system.devices import find_device
 from grad.system.errors import GradError
-from grad.system.files import claimed, replacing
 from grad.system.names import printable
 from grad.system.run_folder import MODEL, PREVIOUS, empty_folder
 from grad.train.update.options import UpdateOptions
@@ -49,7 +47,7 @@ def update(options: UpdateOptions, console: Console) -> Path:
     assert options.good is not None
     file = model_file(options.model)
     good, defects = _files(options.good), _files(options.defect or ())
-    with _claimed(file):
+    with claimed_update(file):
         loaded = load_checkpoint(file, find_device(options.device))
         check_can_learn(loaded)
         work = _Work(options, loaded, console, _class_name(options, loaded))
@@ -80,7 +78,7 @@ def undo(options: UpdateOptions, console: Console) -> Path:
     """
     file = model_file(options.model)
     previous = file.with_name(PREVIOUS)
-    with _claimed(file):
+    with claimed_update(file):
         info, _ = load_calibration(file)
         if not info.updates:
             raise GradError(f"The model {file} was never updated: there is nothing to undo.")
@@ -163,20 +161,12 @@ def _class_name(options: UpdateOptions, loaded: LoadedModel) -> str:
 
 def _save(learned: LoadedModel, file: Path, out: Path | None) -> Path:
     """Write the new model: to ``out``, or in place of the old one, which is kept beside it."""
-    target = file if out is None else empty_folder(out) / MODEL
     if out is None:
-        with replacing(file.with_name(PREVIOUS)) as temporary:
-            shutil.copyfile(file, temporary)
+        save_update(learned, file)
+        return file
+    target = empty_folder(out) / MODEL
     save_checkpoint(target, learned.model, learned.backbone, learned.info, learned.calibration)
     return target
-
-
-@contextmanager
-def _claimed(file: Path) -> Iterator[None]:
-    with claimed(file, wait=False) as mine:
-        if not mine:
-            raise GradError(f"Another update of {file} is at work: wait for it.")
-        yield
 
 
 def _show_update(update: Update, known: int, console: Console) -> None:
