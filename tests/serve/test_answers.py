@@ -659,7 +659,7 @@ def test_the_region_of_the_class_reaches_scorer_map_and_overlay(client_of, detec
     assert detector.names[-1] == ["cookie"]
     assert found["map"]["roi"] == regions["one"]["cookie"].mask
     overlay = np.asarray(picture(found["overlay"]))
-    assert (overlay[: SIZE // 2] == 0).all() and (overlay[SIZE // 2 : SIZE] == 90).all()
+    assert (overlay[: SIZE // 2] == 0).all() and (overlay[SIZE // 2 : SIZE] == 89).all()
     whole = send(client, image, "/predict?map=1&overlay=1&class_name=pcb").json()
     assert whole["map"]["roi"] is None
     refused = send(client, image)
