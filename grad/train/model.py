@@ -10,6 +10,8 @@ import torch
 from rich.console import Console
 
 from grad.detector.checkpoint import ModelInfo, save_calibration, save_checkpoint
+from grad.detector.training.folds import fold_scores
+from grad.detector.training.loop import Fit, fit
 from grad.features.backbone import Backbone
 from grad.features.features import Features
 from grad.features.split import TrainingSplit
@@ -23,8 +25,6 @@ from grad.system import distributed
 from grad.system.progress import print_line
 from grad.system.run_folder import MODEL
 from grad.train.estimate import describe_training, training_seconds
-from grad.train.folds import fold_scores
-from grad.train.loop import Fit, fit
 from grad.train.plan import TrainPlan
 
 

@@ -17,13 +17,13 @@ from dataclasses import replace
 import numpy as np
 from rich.console import Console
 
+from grad.detector.training.loop import fit
+from grad.detector.training.schedule import Schedule
 from grad.features.features import Features
 from grad.features.split import fold_images
 from grad.model.grad import GRAD
 from grad.score.dataset import Observer, good_scores, left_out_scores
 from grad.system.devices import Precision
-from grad.train.loop import fit
-from grad.train.schedule import Schedule
 
 _FOLDS = 3  # each costs a part of a training
 _SHARE = 0.1  # of the epochs, for which a copy goes on
