@@ -17,7 +17,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from PIL import Image, ImageEnhance, ImageFilter
@@ -61,7 +61,7 @@ def measure_light(loaded: LoadedModel, data: Dataset, cache: Path, rate: float) 
     """False alarms of another light given back, class by class."""
     assert loaded.calibration is not None
     calibration = loaded.calibration.at_rate(rate)
-    loaded = LoadedModel(loaded.model, loaded.backbone, loaded.info, calibration)
+    loaded = replace(loaded, calibration=calibration)
     tallies = {name: Tally() for name in (*loaded.info.classes, ALL)}
     with tempfile.TemporaryDirectory() as folder:
         for name in loaded.info.classes:

@@ -1,7 +1,8 @@
 """``model.safetensors``: weights, and in its metadata everything that predicting needs.
 
 Tensors ``model.*`` are GRAD's, ``backbone.*`` those of the frozen backbone, so that a model file
-needs nothing else. Tensors and JSON only: reading a checkpoint never runs code.
+needs nothing else; ``exemplars.CLASS`` are what it learns on with. Tensors and JSON only: reading a
+checkpoint never runs code.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from grad.data.samples import FULL_WHITE
+from grad.detector.exemplars import Exemplars
 from grad.features.backbone import Backbone, restore_backbone
 from grad.model.grad import GRAD
 from grad.score.thresholds import Calibration
@@ -32,7 +34,7 @@ from grad.system.version import __version__
 # Of models without and with statistics, whose tensors are others since the third.
 _FORMATS = {False: "grad-model/2", True: "grad-model/3"}
 
-_MODEL, _BACKBONE = "model.", "backbone."
+_MODEL, _BACKBONE, _EXEMPLARS = "model.", "backbone.", "exemplars."
 DIGEST = "digest"
 
 
@@ -48,6 +50,8 @@ class Update:
         false_alarms: how many of them the model had called anomalous.
         still_alarms: how many of those it would call so yet, had it learned from the others alone.
         threshold_before, threshold_after: image score of the class; before None where it came new.
+        defects, found: defects that were judged by it then, which may have raised the threshold,
+            and how many of them it finds.
     """
 
     time: str
@@ -58,6 +62,8 @@ class Update:
     still_alarms: int
     threshold_before: float | None
     threshold_after: float
+    defects: int = 0
+    found: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,12 +138,14 @@ class LoadedModel:
         backbone: images to the feature maps that ``model`` takes.
         info: what belongs to them.
         calibration: thresholds; None for a run that was interrupted before it had any.
+        exemplars: images of each class, on the CPU; none where the model keeps none.
     """
 
     model: GRAD
     backbone: Backbone
     info: ModelInfo
     calibration: Calibration | None
+    exemplars: Exemplars = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -146,6 +154,7 @@ def save_checkpoint(
     backbone: Backbone,
     info: ModelInfo,
     calibration: Calibration | None = None,
+    exemplars: Exemplars | None = None,
 ) -> None:
     """Write a model; the file is whole or not there.
 
@@ -154,6 +163,7 @@ def save_checkpoint(
     """
     tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
     tensors |= {_BACKBONE + name: tensor for name, tensor in backbone.state_dict().items()}
+    tensors |= {_EXEMPLARS + name: maps for name, maps in (exemplars or {}).items()}
     metadata = {
         "format": _FORMATS[model.statistics is not None],
         "model": json.dumps(asdict(model.settings)),
@@ -196,12 +206,14 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Loa
         backbone = restore_backbone(
             info.backbone, info.backbone_maps, state, inner=info.backbone_inner
         )
+        exemplars = dict(sorted(tensors_under(_EXEMPLARS, tensors).items()))
+        _check_exemplars(exemplars, info, model)
     if backbone.fingerprint != info.backbone_fingerprint:
         raise GradError(
             f"The model {path} is damaged (the weights of its backbone are not those that it was "
             "trained on): copy or train it again."
         )
-    return LoadedModel(model.eval().to(device), backbone.to(device), info, calibration)
+    return LoadedModel(model.eval().to(device), backbone.to(device), info, calibration, exemplars)
 
 
 def load_calibration(path: Path) -> tuple[ModelInfo, Calibration | None]:
@@ -213,6 +225,20 @@ def load_calibration(path: Path) -> tuple[ModelInfo, Calibration | None]:
     with _opened(path) as file, _explained(path):
         metadata = file.metadata()
         return _info(metadata), _calibration(metadata)
+
+
+def exemplar_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Of each class (n, H, W, C) of the exemplars that a model file holds; they are not read.
+
+    Raises:
+        GradError: as :func:`load_checkpoint`.
+    """
+    with _opened(path) as file:
+        names = [name for name in file.keys() if name.startswith(_EXEMPLARS)]  # noqa: SIM118
+        return {
+            name.removeprefix(_EXEMPLARS): tuple(file.get_slice(name).get_shape())
+            for name in sorted(names)
+        }
 
 
 def model_file(path: Path | str) -> Path:
@@ -316,6 +342,14 @@ def digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
 def tensors_under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose name begins with a prefix, under their name without it."""
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _check_exemplars(exemplars: Exemplars, info: ModelInfo, model: GRAD) -> None:
+    s = model.settings
+    for name, maps in exemplars.items():
+        shape = (len(maps), s.height, s.width, s.channels)
+        if name not in info.classes or maps.shape != shape or maps.dtype != torch.float16:
+            raise ValueError(f"its exemplars of {name} are {maps.dtype} {tuple(maps.shape)}")
 
 
 def _info(metadata: dict[str, str]) -> ModelInfo:

@@ -23,10 +23,13 @@ from PIL import Image
 from torch import Tensor
 
 from grad.data.picture import Picture, collate
+from grad.data.samples import check_class_name
 from grad.data.sources import Item, One, items_of
 from grad.data.tiling import Tiling, tiling_of
-from grad.detector.checkpoint import LoadedModel, ModelInfo, load_checkpoint
+from grad.detector.checkpoint import LoadedModel, ModelInfo, load_checkpoint, save_checkpoint
 from grad.detector.engine import Engine
+from grad.detector.features import features_of_images
+from grad.detector.learning import check_can_learn, learn, without_known_images
 from grad.detector.result import Result, check_score
 from grad.detector.threads import work_in_threads
 from grad.score.anomaly_map import score_tiles
@@ -53,14 +56,21 @@ class Detector:
         calibration: its thresholds; None for a run that was interrupted.
     """
 
-    def __init__(self, engine: Engine, info: ModelInfo, calibration: Calibration | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        info: ModelInfo,
+        calibration: Calibration | None,
+        source: Path | LoadedModel | None = None,
+    ) -> None:
         self._engine = engine
+        self._source = source
         self.info = info
         self.calibration = calibration
 
     def __copy__(self) -> Detector:
         """Nothing in it changes, so a copy shares all of it."""
-        return Detector(self._engine, self.info, self.calibration)
+        return self._with(self.calibration)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Detector:
         return self.__copy__()
@@ -98,11 +108,12 @@ class Detector:
         """
         loaded = load_checkpoint(path)
         detector = cls.of(loaded, device=device, precision=precision)
+        detector._source = Path(path)
         if false_alarm_rate is None:
             return detector
         if loaded.calibration is None:
             raise GradError(no_thresholds(f"The model {path}"))
-        return cls(detector._engine, loaded.info, loaded.calibration.at_rate(false_alarm_rate))
+        return detector._with(loaded.calibration.at_rate(false_alarm_rate))
 
     @classmethod
     def of(
@@ -120,7 +131,7 @@ class Detector:
             device=find_device(device),
             precision=precision,
         )
-        return cls(engine, loaded.info, loaded.calibration)
+        return cls(engine, loaded.info, loaded.calibration, loaded)
 
     def with_threshold(self, threshold: float) -> Detector:
         """The same model with one threshold of your own for image scores of all classes.
@@ -134,7 +145,46 @@ class Detector:
             raise GradError(no_thresholds("The model"))
         if not 0 < threshold < float("inf"):
             raise GradError(f"--threshold {threshold} must be a number above 0.")
-        return Detector(self._engine, self.info, self.calibration.fixed(threshold))
+        return self._with(self.calibration.fixed(threshold))
+
+    def update(self, images: One | Iterable[One | Item], *, class_name: str) -> Detector:
+        """A detector that also knows some further good images, as ``grad update`` makes one.
+
+        This one stays as it is. :meth:`save` writes the new one.
+
+        Args:
+            images: good ones, as :meth:`predict` takes them.
+            class_name: what they show; a name that the model does not know is one more class.
+
+        Raises:
+            GradError: an image that can't be used; images that were learned before; a model that
+                can't learn on, or whose file has changed.
+        """
+        loaded = replace(self._loaded(), calibration=self.calibration)
+        check_can_learn(loaded)
+        features = without_known_images(
+            loaded, features_of_images(loaded, images, check_class_name(class_name, "class_name"))
+        )
+        if not len(features):
+            raise GradError("The model learned from these images before: give new ones.")
+        learned = learn(loaded, features)
+        return Detector.of(learned, device=self.device, precision=self.precision)
+
+    def save(self, path: Path | str) -> None:
+        """Write the model as a ``model.safetensors``, which :meth:`load` reads.
+
+        Raises:
+            GradError: it can't be written; the file that it was read from has changed.
+        """
+        loaded = self._loaded()
+        save_checkpoint(
+            Path(path),
+            loaded.model,
+            loaded.backbone,
+            self.info,
+            self.calibration,
+            loaded.exemplars,
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -302,6 +352,22 @@ class Detector:
             raise ValueError("images hold values that are not finite")
         maps, scores = self._engine(images)
         return maps.cpu(), scores.cpu()
+
+    def _with(self, calibration: Calibration | None) -> Detector:
+        """The same with other thresholds."""
+        return Detector(self._engine, self.info, calibration, self._source)
+
+    def _loaded(self) -> LoadedModel:
+        """The model as it was before it was prepared for predicting."""
+        if isinstance(self._source, LoadedModel):
+            return self._source
+        assert self._source is not None, "of an engine alone"
+        loaded = load_checkpoint(self._source, self.device)
+        if loaded.info != self.info:
+            raise GradError(
+                f"The model {self._source} has changed since it was read: load it again."
+            )
+        return loaded
 
     def _check_class(self, class_name: str | None) -> None:
         if class_name is not None and class_name not in self.classes:

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from grad.detector.checkpoint import ModelInfo, save_calibration, save_checkpoint
+from grad.detector.exemplars import Exemplars, choose_exemplars, describe_exemplars
 from grad.detector.training.folds import fold_scores
 from grad.detector.training.loop import Fit, fit
 from grad.features.backbone import Backbone
@@ -57,7 +58,8 @@ class ModelTraining:
             self._say_what_it_takes(model, tiles)
         result = self._fit(model, tiles, folder)
         if distributed.is_main():
-            save_checkpoint(file, model, self.backbone, self._info(split, result.epochs))
+            info, exemplars = self._info(split, result.epochs), self._exemplars(model, tiles)
+            save_checkpoint(file, model, self.backbone, info, exemplars=exemplars)
         if result.interrupted:
             self._say_interrupted(result, file)
             raise KeyboardInterrupt
@@ -100,6 +102,16 @@ class ModelTraining:
             compile_step=plan.options.compile,
             console=self.console,
         )
+
+    def _exemplars(self, model: GRAD, tiles: Features) -> Exemplars:
+        """What the model keeps to learn on with; says so."""
+        if model.statistics is not None or not self.plan.options.update:
+            return {}
+        exemplars = choose_exemplars(tiles)
+        shapes = {name: tuple(maps.shape) for name, maps in exemplars.items()}
+        told = f"For `grad update` the model keeps {describe_exemplars(shapes)}"
+        print_line(f"{told}; --no-update leaves them out.", None, self.console)
+        return exemplars
 
     def _calibrate(self, model: GRAD, split: TrainingSplit) -> Calibration:
         """Thresholds from images kept apart; of classes without any, from folds of all others.

@@ -11,7 +11,8 @@ how near it comes is in benchmarks/results/thresholds.md.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -60,32 +61,85 @@ def fold_scores(
     """
     if model.statistics is not None:
         return left_out_scores(model, features, image_size, classes, groups, console, observers)
-    folds = _folds_of_all(features, classes, groups)
     goes_on = replace(
         schedule, epochs=max(1, round(_SHARE * schedule.epochs)), decay="cosine", drops=None
     )
-    trained = good_scores(model, features, image_size, observers=observers)
-    copies = []
-    for number, left in enumerate(folds):
-        rest = sorted(set(range(len(features))) - set(left))
-        without, known = copy.deepcopy(model), features.subset(rest).tiles()
+    (found,) = raised_scores(
+        model,
+        [features],
+        image_size,
+        goes_on,
+        groups=groups,
+        seed=seed,
+        precision=precision,
+        console=console,
+        observers=observers,
+    )
+    return found
+
+
+def raised_scores(
+    model: GRAD,
+    parts: Sequence[Features],
+    image_size: int,
+    goes_on: Schedule,
+    *,
+    groups: str | None = None,
+    seed: int = 0,
+    precision: Precision = "float32",
+    console: Console | None = None,
+    observers: Sequence[Observer] = (),
+) -> list[tuple[ByClass, ByClass]]:
+    """:func:`fold_scores` of a model without statistics, of several parts of its images.
+
+    Args:
+        parts: together all that copies go on with; each class of each part is raised by itself.
+        goes_on: how copies go on.
+    """
+    trained = [good_scores(model, part, image_size, observers=observers) for part in parts]
+    folds = [_folds_of_all(part, groups) for part in parts]
+    copies: list[list[tuple[ByClass, ByClass]]] = []
+    count = max(map(len, folds))
+    for number in range(count):
+        without = copy.deepcopy(model)
         fit(
             without,
-            known,
+            _without_fold(parts, folds, number),
             goes_on,
             seed=seed + number,
             precision=precision,
             console=console,
-            description=f"thresholds {number + 1}/{len(folds)}",
+            description=f"thresholds {number + 1}/{count}",
         )
-        copies.append(good_scores(without, features, image_size))
-    homes = _homes(features, folds)
+        copies.append([good_scores(without, part, image_size) for part in parts])
+    return [
+        _raised_part(trained[i], [of_copy[i] for of_copy in copies], _homes(part, folds[i]))
+        for i, part in enumerate(parts)
+    ]
+
+
+def _without_fold(
+    parts: Sequence[Features], folds: Sequence[Sequence[Sequence[int]]], number: int
+) -> Features:
+    """What a copy goes on with: all parts but a fold of each that has so many."""
+    rests = []
+    for part, of_part in zip(parts, folds, strict=True):
+        left = set(of_part[number] if number < len(of_part) else ())
+        rests.append(part.subset([i for i in range(len(part)) if i not in left]).tiles())
+    return functools.reduce(Features.joined, rests)
+
+
+def _raised_part(
+    trained: tuple[ByClass, ByClass],
+    copies: Sequence[tuple[ByClass, ByClass]],
+    homes: Mapping[str, Sequence[int | None]],
+) -> tuple[ByClass, ByClass]:
     scores, maxima = (
         {
-            name: _raised(values, [of_copy[part][name] for of_copy in copies], homes[name])
-            for name, values in trained[part].items()
+            name: _raised(values, [of_copy[kind][name] for of_copy in copies], homes[name])
+            for name, values in trained[kind].items()
         }
-        for part in range(2)
+        for kind in range(2)
     )
     return scores, maxima
 
@@ -118,12 +172,10 @@ def _raised(
     return raised
 
 
-def _folds_of_all(
-    features: Features, classes: Sequence[str], groups: str | None
-) -> list[list[int]]:
+def _folds_of_all(features: Features, groups: str | None) -> list[list[int]]:
     """Folds that each leave out a part of every class that has several."""
     folds: list[list[int]] = [[] for _ in range(_FOLDS)]
-    for name in classes:
+    for name in sorted({sample.class_name for sample in features.samples}):
         mine = [i for i, sample in enumerate(features.samples) if sample.class_name == name]
         parts = fold_images([features.samples[i] for i in mine], groups, _FOLDS)
         for fold, part in zip(folds, parts if len(parts) > 1 else (), strict=False):

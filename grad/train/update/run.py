@@ -22,9 +22,13 @@ from grad.detector.checkpoint import (
     save_checkpoint,
 )
 from grad.detector.features import features_for
-from grad.detector.learning import check_can_learn, learn, without_known_images
+from grad.detector.learning import (
+    check_can_learn,
+    judge_defects,
+    learn,
+    without_known_images,
+)
 from grad.features.features import Features
-from grad.score.dataset import scored
 from grad.system.devices import find_device
 from grad.system.errors import GradError
 from grad.system.files import claimed, replacing
@@ -61,9 +65,10 @@ def update(options: UpdateOptions, console: Console) -> Path:
                 "no other: give new ones with --good."
             )
         learned = learn(loaded, features, options.group, console)
-        _show_update(learned.info.updates[-1], known, console)
+        missed: list[tuple[Path, float]] = []
         if defects:
-            work.show_defects(learned, defects)
+            learned, missed = judge_defects(learned, work.features(defects, anomalous=True))
+        _show_update(learned.info.updates[-1], known, missed, console)
         target = _save(learned, file, options.out)
     _say(f"The model is in {target}", console)
     return target
@@ -118,22 +123,6 @@ class _Work:
             console=self.console,
         )
 
-    def show_defects(self, learned: LoadedModel, paths: Sequence[Path]) -> None:
-        """Say which defects the new model finds, and which it misses."""
-        assert learned.calibration is not None
-        limit = learned.calibration.threshold(self.class_name)
-        features = self.features(paths, anomalous=True)
-        missed: list[tuple[str, float]] = []
-        for samples, scores, maps in scored(learned.model, features, learned.info.image_size):
-            maxima = maps.amax(dim=(1, 2)).tolist()
-            for sample, score, maximum in zip(samples, scores.tolist(), maxima, strict=True):
-                if not limit.is_anomalous(score, maximum):
-                    missed.append((str(sample.path), score))
-        found = len(features) - len(missed)
-        _say(f"{self.class_name}: {found} of {_count(len(features), 'defect')} found", self.console)
-        for path, score in missed:
-            _say(f"  missed: {path}, score {score:.3f} of {limit.image:.3f}", self.console)
-
 
 def _files(paths: Sequence[str]) -> list[Path]:
     """The image files that some paths name.
@@ -167,7 +156,14 @@ def _save(learned: LoadedModel, file: Path, out: Path | None) -> Path:
     if out is None:
         with replacing(file.with_name(PREVIOUS)) as temporary:
             shutil.copyfile(file, temporary)
-    save_checkpoint(target, learned.model, learned.backbone, learned.info, learned.calibration)
+    save_checkpoint(
+        target,
+        learned.model,
+        learned.backbone,
+        learned.info,
+        learned.calibration,
+        learned.exemplars,
+    )
     return target
 
 
@@ -179,7 +175,9 @@ def _claimed(file: Path) -> Iterator[None]:
         yield
 
 
-def _show_update(update: Update, known: int, console: Console) -> None:
+def _show_update(
+    update: Update, known: int, missed: Sequence[tuple[Path, float]], console: Console
+) -> None:
     images = _count(len(update.images), "image")
     text = f"{update.class_name}: learned from {images}"
     if update.false_alarms:
@@ -196,6 +194,11 @@ def _show_update(update: Update, known: int, console: Console) -> None:
     before = update.threshold_before
     was = "a new class" if before is None else f"before {before:.3f}"
     _say(f"{update.class_name}: threshold {update.threshold_after:.3f}, {was}", console)
+    if update.defects:
+        defects = _count(update.defects, "defect")
+        _say(f"{update.class_name}: {update.found} of {defects} found", console)
+    for path, score in missed:
+        _say(f"  missed: {path}, score {score:.3f} of {update.threshold_after:.3f}", console)
 
 
 def _count(number: int, what: str) -> str:
