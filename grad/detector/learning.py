@@ -2,16 +2,15 @@
 
 With statistics the network stays as it is: what good images leave over, and how far that varies, is
 measured class by class (:mod:`grad.model.statistics`), and further images count there as if they
-had been among the first, so that no class but that of the images changes. Without statistics the
-network is trained on, on the images and on exemplars of all classes
-(:mod:`grad.detector.training.continuation`), and the thresholds of all follow.
+had been among the first. Without statistics the class gets a network of its own, trained on from
+the one that there was (:mod:`grad.detector.training.continuation`). Either way no class but that
+of the images changes.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -164,30 +163,23 @@ def _train_on(
     groups: str | None,
     console: Console | None,
 ) -> _Learned:
-    """A network that was trained on; the scores that thresholds are made from follow it."""
+    """The same with a network that was trained for the class, whose known scores follow it."""
     name, exemplars = features.samples[0].class_name, features_of(loaded.exemplars)
     found = go_on(loaded.model, exemplars, features, loaded.info.image_size, groups, console)
     of_images, of_maxima = (
-        _shifted(values, {known: shift[number] for known, shift in found.shifts.items()})
-        for number, values in enumerate((calibration.good_scores, calibration.good_maxima))
+        {**known, name: tuple(factor * value for value in known[name])} if name in known else known
+        for known, factor in zip(
+            (calibration.good_scores, calibration.good_maxima), found.shift, strict=True
+        )
     )
-    known = len(calibration.good_scores.get(name, ()))
+    images = len(calibration.good_scores.get(name, ()))
     return _Learned(
         found.model,
         found.scores,
         found.maxima,
         replace(calibration, good_scores=of_images, good_maxima=of_maxima),
-        with_further(loaded.exemplars, features.tiles(), known),
+        with_further(loaded.exemplars, features.tiles(), images),
     )
-
-
-def _shifted(
-    scores: Mapping[str, tuple[float, ...]], factors: Mapping[str, float]
-) -> dict[str, tuple[float, ...]]:
-    return {
-        name: tuple(factors.get(name, 1.0) * value for value in values)
-        for name, values in scores.items()
-    }
 
 
 def check_can_learn(loaded: LoadedModel) -> Calibration:

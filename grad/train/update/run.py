@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +30,12 @@ from grad.detector.learning import (
     without_known_images,
 )
 from grad.features.features import Features
+from grad.report.write import note_learned
 from grad.system.devices import find_device
 from grad.system.errors import GradError
 from grad.system.files import claimed, replacing
 from grad.system.names import printable
-from grad.system.run_folder import MODEL, PREVIOUS, empty_folder
+from grad.system.run_folder import METRICS, MODEL, PREVIOUS, REPORT, empty_folder
 from grad.train.update.options import UpdateOptions
 
 
@@ -70,6 +72,8 @@ def update(options: UpdateOptions, console: Console) -> Path:
             learned, missed = judge_defects(learned, work.features(defects, anomalous=True))
         _show_update(learned.info.updates[-1], known, missed, console)
         target = _save(learned, file, options.out)
+        if options.out is None:
+            _note_report(file, learned=True)
     _say(f"The model is in {target}", console)
     return target
 
@@ -98,6 +102,7 @@ def undo(options: UpdateOptions, console: Console) -> Path:
         if before.updates != info.updates[:-1]:
             raise GradError(f"{previous} is not the model that {file} was before its last update.")
         os.replace(previous, file)
+        _note_report(file, learned=bool(before.updates))
     _say(f"The update of {info.updates[-1].time} is undone: {file}", console)
     return file
 
@@ -165,6 +170,13 @@ def _save(learned: LoadedModel, file: Path, out: Path | None) -> Path:
         learned.exemplars,
     )
     return target
+
+
+def _note_report(file: Path, *, learned: bool) -> None:
+    """Let the report beside a model say whether it is of the model as it is."""
+    metrics = file.with_name(METRICS)
+    with suppress(GradError, OSError, ValueError):  # a damaged report has nothing to say
+        note_learned(file.with_name(REPORT), json.loads(metrics.read_text("utf-8")), learned)
 
 
 @contextmanager
