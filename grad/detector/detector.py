@@ -153,7 +153,8 @@ class Detector:
         This one stays as it is. :meth:`save` writes the new one.
 
         Args:
-            images: good ones, as :meth:`predict` takes them.
+            images: good ones, as :meth:`predict` takes them; files that the model learned from
+                before are left out.
             class_name: what they show; a name that the model does not know is one more class.
 
         Raises:

@@ -31,6 +31,8 @@ def features_of_images(
         GradError: an image that can't be used; images in memory for a model of tiles.
     """
     items = [replace(item, white_level=loaded.info.white_level) for item in items_of(images)]
+    if not items:
+        raise GradError("There is no image to learn from: give some.")
     samples = [
         Sample(
             item.content if isinstance(item.content, Path) else Path(item.name), class_name, "train"

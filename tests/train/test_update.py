@@ -15,6 +15,7 @@ from grad.detector.checkpoint import load_checkpoint
 from grad.evaluate.__main__ import main as evaluate
 from grad.info.__main__ import main as info
 from grad.report.write import LEARNED
+from grad.system.errors import GradError
 from grad.system.files import claimed
 from grad.system.run_folder import MODEL, PREVIOUS, REPORT
 from grad.train.__main__ import main as train
@@ -232,6 +233,54 @@ def test_without_exemplars_nothing_is_learned(data, tmp_path, capsys):
     assert "keeps no images to learn on with, as it was trained with --no-update" in error_of(
         capsys
     )
+
+
+@pytest.mark.parametrize("kind", ["trained", "plain"])
+def test_a_detector_learns_from_files_as_the_command_does(
+    kind, data, request, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("grad.detector.features.default_cache", lambda: tmp_path / "cache")
+    run = shutil.copytree(request.getfixturevalue(kind), tmp_path / "run")
+    folder = data / "c/train/good"
+    before = grad.Detector.load(run, device="cpu")
+    detector = before.update(folder, class_name="c")
+    assert before.classes == ("a", "b") and detector.classes == ("a", "b", "c")
+    call = [
+        str(run),
+        "--good",
+        str(folder),
+        "--class-name",
+        "c",
+        "--cache",
+        str(tmp_path / "cache"),
+    ]
+    assert main(call) == 0
+    expected = grad.Detector.load(run, device="cpu")
+    assert detector.calibration == expected.calibration
+    picture = data / "c/test/dark/c0.png"
+    scores = [d.predict(picture, class_name="c").score for d in (detector, expected)]
+    assert scores[0] == scores[1]
+    detector.save(tmp_path / "saved.safetensors")
+    saved = load_checkpoint(tmp_path / "saved.safetensors")
+    assert saved.info == detector.info and saved.calibration == detector.calibration
+    with pytest.raises(GradError, match="learned from these images before"):
+        detector.update(folder, class_name="c")
+    with pytest.raises(GradError, match="has changed since it was read"):
+        before.update(folder, class_name="c")
+
+
+def test_a_detector_learns_from_pictures_in_memory(data, plain):
+    pictures = [Image.open(path) for path in sorted((data / "c/train/good").iterdir())]
+    detector = grad.Detector.load(plain, device="cpu")
+    learned = detector.update(pictures, class_name="c")
+    assert learned.info.updates[0].images[:2] == ("image 0", "image 1")
+    results = list(learned.stream(data / "c/test/dark", class_name="c"))
+    assert all(result.is_anomalous for result in results)
+    for wrong, message in ((["nowhere.png"], "nowhere"), ([pictures[0]] * 0, "no image")):
+        with pytest.raises(GradError, match=message):
+            detector.update(wrong, class_name="c")
+    with pytest.raises(GradError, match="can't be the name of a class"):
+        detector.update(pictures, class_name="../x")
 
 
 def test_the_report_says_that_the_model_has_learned_since(data, run, update, capsys):
