@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from grad.__main__ import COMMANDS, main, package_of
 from grad.data.demo import DEMO_FOLDER
@@ -93,6 +93,7 @@ def workplace(trained, tmp_path, monkeypatch):
     for name in ("cookie", "pcb"):
         shutil.copytree(DEMO_FOLDER / name / "test" / "good", Path("more-good-images", name))
     Image.open(next(DEMO_FOLDER.glob("cookie/test/defect/*"))).save("part.png")
+    ImageOps.expand(Image.new("L", (48, 48), "white"), 8).save("table.png")
     return tmp_path
 
 

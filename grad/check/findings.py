@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from grad.data.copies import find_near_copies
 from grad.data.samples import FULL_WHITE, Dataset, Sample
 from grad.data.scan import count
 from grad.data.survey import DEEP, Survey
@@ -49,7 +50,7 @@ def examine(
         test = [sample for sample in dataset.test if sample.class_name == name]
         errors += _unusable(name, train, survey)
         warnings += [
-            *_unreadable(name, train + test, survey),
+            *_unreadable(name, [s for s in dataset.samples if s.class_name == name], survey),
             *_few(name, train, survey),
             *_lacking(name, test),
             *_sizes(name, train + test, survey, image_size),
@@ -57,6 +58,7 @@ def examine(
             *_dark(name, train + test, survey, white_level),
             *_empty_masks(name, test, survey),
             *_soft_masks(name, test, survey),
+            *_near_copies(name, train, test, survey),
         ]
     return Findings(tuple(errors), (*warnings, *_copies(dataset, survey)))
 
@@ -212,6 +214,32 @@ def _copies(dataset: Dataset, survey: Survey) -> Iterator[str]:
             f"{count(len(twice), 'training picture')} {_are(len(twice))} there repeatedly, the "
             f"first is {twice[0][0]} = {twice[0][1]}: one kept for thresholds is then trained on "
             "too, so remove the copies."
+        )
+
+
+def _near_copies(
+    name: str, train: Sequence[Sample], test: Sequence[Sample], survey: Survey
+) -> Iterator[str]:
+    """Pictures that are the same but for format, size or brightness."""
+    known, further = _by_content(train, survey), _by_content(test, survey)
+    trained = [paths[0] for paths in known.values()]
+    tested = [paths[0] for digest, paths in further.items() if digest not in known]
+    trained_looks, tested_looks = ([survey.images[p].look for p in ps] for ps in (trained, tested))
+    twice = find_near_copies(trained_looks)
+    if twice:
+        copy, original = twice[0]
+        yield (
+            f"{name}: near copies among the training images: {len(twice)}, the first is "
+            f"{trained[copy]} of {trained[original]}, perhaps one shot that was saved twice: it "
+            "counts twice then, so keep one of each."
+        )
+    shared = find_near_copies(trained_looks, tested_looks)
+    if shared:
+        copy, original = shared[0]
+        yield (
+            f"{name}: near copies of training images among the test images: {len(shared)}, the "
+            f"first is {tested[copy]} of {trained[original]}: metrics would be too good, so keep "
+            "each shot in one of both."
         )
 
 

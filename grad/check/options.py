@@ -19,11 +19,14 @@ class CheckOptions:
         GradError: if a value is out of range.
     """
 
-    data: Path = argument("Folder of images: MVTec AD or VisA layout, or good images only.")
+    data: Path = argument("Folder of images, or a table of them (.csv, .jsonl).")
     classes: str | None = option(None, "Classes to take, as NAME,NAME; none: all of them.")
     image_size: int = option(224, "Side of the square that images are resized to, in pixels.")
     white_level: WhiteLevel = option(
         "auto", "Value of 16-bit images that counts as white; auto: what training takes."
+    )
+    roi: Path | None = option(
+        None, "Picture that is white where images are looked at; none: CLASS/roi.png, or all."
     )
     calibration_share: float = option(
         0.0,
@@ -31,7 +34,9 @@ class CheckOptions:
         "train, and thresholds are made from them in folds.",
     )
     validation: Path | None = option(
-        None, "Folder of further good images for thresholds, DIR/CLASS; none: the share above."
+        None,
+        "Folder of further good images for thresholds, DIR/CLASS; none: what --data has for "
+        "validation, else the share above.",
     )
     false_alarm_rate: Rate = option("auto", f"{RATE_HELP}.")
     workers: int | None = option(None, "Threads that decode images; none: one a core, at most 8.")

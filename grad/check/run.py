@@ -11,6 +11,7 @@ from rich.table import Table
 from grad.check.findings import examine
 from grad.check.options import CheckOptions
 from grad.data.layouts import survey_dataset
+from grad.data.roi import find_rois, with_rois
 from grad.data.samples import Dataset, Sample, WhiteLevel, held_out_count
 from grad.data.summary import show_dataset
 from grad.data.survey import DEEP, Survey, survey_images
@@ -33,7 +34,7 @@ def check(options: CheckOptions, console: Console) -> None:
         GradError: it can't be trained; what is to be mended first was shown.
     """
     dataset, problems = survey_dataset(options.data, options.class_names())
-    files = len(dataset.train) + len(dataset.test) + sum(s.mask is not None for s in dataset.test)
+    files = len(dataset.samples) + sum(s.mask is not None for s in dataset.test)
     workers = options.workers or default_workers()
     with Progress(console, "images", files) as progress:
         survey = survey_images(dataset, workers, progress.advance)
@@ -41,12 +42,18 @@ def check(options: CheckOptions, console: Console) -> None:
     findings = examine(dataset, survey, options.image_size, white_level)
     validation, lack = _validation(options, dataset)
     errors = [*problems, *findings.errors, *lack]
+    try:
+        rois = find_rois(dataset, options.roi)
+        if not errors:
+            dataset, _ = with_rois(dataset, rois)
+    except GradError as error:
+        errors.append(str(error))
     show_dataset(dataset, console)
     if dataset.classes:
         console.print(_image_table(dataset, survey))
     kept = _kept(dataset, survey, validation, options)
     if not errors:
-        _show_plan(dataset, survey, kept, options, console)
+        _show_plan(dataset, survey, kept, bool(validation), options, console)
     for text in findings.warnings:
         print_line(f"Odd: {text}", "yellow", console)
     for text in errors:
@@ -71,7 +78,7 @@ def _validation(
 ) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
     """Further good images, or why they can't be had."""
     if options.validation is None:
-        return (), ()
+        return dataset.validation, ()
     try:
         return find_validation(options.validation, dataset.classes, dataset.train), ()
     except GradError as error:
@@ -82,7 +89,7 @@ def _image_table(dataset: Dataset, survey: Survey) -> Table:
     """A row a class: sizes and kinds of its images."""
     table = Table("class", "pixels", "colours", title="Images", title_justify="left")
     for name in dataset.classes:
-        members = [s for s in dataset.train + dataset.test if s.class_name == name]
+        members = [s for s in dataset.samples if s.class_name == name]
         facts = [survey.images[s.path] for s in members if s.path in survey.images]
         if facts:
             sizes = sorted({(f.size[1], f.size[0]) for f in facts}, key=lambda s: s[0] * s[1])
@@ -112,12 +119,13 @@ def _show_plan(
     dataset: Dataset,
     survey: Survey,
     kept: Mapping[str, int],
+    further: bool,
     options: CheckOptions,
     console: Console,
 ) -> None:
-    """What ``grad train`` would do with the folder."""
+    """What ``grad train`` would do with the folder; ``further``: what is kept is no part of it."""
     readable = sum(sample.path in survey.images for sample in dataset.train)
-    learned = readable - (0 if options.validation else sum(kept.values()))
+    learned = readable - (0 if further else sum(kept.values()))
     classes = len(dataset.classes)
     chosen = f" --classes {shlex.quote(options.classes)}" if options.classes else ""
     apart = sum(kept.values())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -124,7 +125,7 @@ def brightest_value(path: Path) -> int:
 
 
 def load_mask(path: Path, size: tuple[int, int] | None = None, rule: MaskRule = "any") -> Tensor:
-    """Decode a ground truth mask: True where a pixel marks a defect.
+    """Decode a ground truth mask, or all in a folder: True where a pixel of any marks a defect.
 
     With the rule "any" that is where any colour is above zero. So values 0 and 255, 0 and 1, and
     0..N with a number for each kind of defect all work. With "half" it is where a colour is above
@@ -132,7 +133,7 @@ def load_mask(path: Path, size: tuple[int, int] | None = None, rule: MaskRule = 
     drawn defect. An alpha channel does not count.
 
     Args:
-        path: any file that Pillow decodes.
+        path: any file that Pillow decodes, or a folder of masks of one size.
         size: (H, W) to resize to (nearest), None for the mask's own.
         rule: "any" or "half", as above.
 
@@ -142,6 +143,24 @@ def load_mask(path: Path, size: tuple[int, int] | None = None, rule: MaskRule = 
     Raises:
         UnreadableImage: as for :func:`load_image`.
     """
+    masks = [_load_mask(file, size, rule) for file in mask_files(path)]
+    if len({mask.shape for mask in masks}) != 1:
+        raise UnreadableImage(path, "there is no mask in it" if not masks else "sizes differ in it")
+    return torch.from_numpy(np.logical_or.reduce(masks))
+
+
+def mask_files(path: Path) -> list[Path]:
+    """The files of a mask: itself, or where it is a folder the images in it, by name."""
+    if not path.is_dir():
+        return [path]
+    return [
+        file
+        for file in sorted(path.iterdir())
+        if file.suffix.lower() in image_suffixes() and not file.name.startswith(".")
+    ]
+
+
+def _load_mask(path: Path, size: tuple[int, int] | None, rule: MaskRule) -> NDArray[np.bool_]:
     try:
         image = _open(path)
         if image.mode[0] in "IF":
@@ -152,7 +171,7 @@ def load_mask(path: Path, size: tuple[int, int] | None = None, rule: MaskRule = 
         if size is not None and mask.shape != size:
             resized = Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST)
             mask = np.asarray(resized)
-        return torch.from_numpy(np.array(mask, dtype=bool))
+        return np.array(mask, dtype=bool)
     except Exception as error:
         raise UnreadableImage(path, _reason(path, error)) from error
 

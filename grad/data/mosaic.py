@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from grad.data.picture import Picture
+from grad.data.roi import inside, paint_outside
+from grad.data.samples import Roi
 from grad.data.tiling import Tiling
 from grad.system.errors import GradError
 
@@ -66,16 +68,20 @@ class Mosaic:
         """(top, left) of each tile, row by row."""
         return ((top, left) for top in self._rows for left in self._columns)
 
-    def cut(self, picture: Picture) -> Iterator[Tensor]:
-        """The tiles of an image of any size, (3, side, side), in the order of :meth:`corners`."""
-        picture = picture.resize(self.size)
-        return (
-            picture.crop(top, left, self.side, self.side).tensor() for top, left in self.corners()
-        )
+    def cut(self, picture: Picture, roi: Roi | None = None) -> Iterator[Tensor]:
+        """The tiles of an image of any size, (3, side, side), in the order of :meth:`corners`.
+
+        What is outside of a region of interest is painted over.
+        """
+        picture, side = picture.resize(self.size), self.side
+        looked_at = None if roi is None else inside(roi, self.size)
+        for top, left in self.corners():
+            part = None if looked_at is None else looked_at[top : top + side, left : left + side]
+            yield paint_outside(picture.crop(top, left, side, side).tensor(), roi, part)
 
     def blend(self, tiles: Iterator[Tensor]) -> Tensor:
         """One map (H, W) float32 from those of all tiles (side, side), in the same order."""
-        blended = torch.zeros(self.size)
+        blended = torch.zeros(self.size, dtype=torch.float32)
         for index, tile in enumerate(tiles):
             row, column = divmod(index, len(self._columns))
             top, left = self._rows[row], self._columns[column]

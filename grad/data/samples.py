@@ -17,9 +17,26 @@ FULL_WHITE = 2**16 - 1
 WhiteLevel: TypeAlias = int | Literal["auto"]
 """The value of 16-bit images that counts as white: see :mod:`grad.data.white_level`."""
 
+ROI_FILE = "roi.png"  # in the folder of a class; under this name there are no images
 GOOD = "good"
 _LONGEST_NAME = 200  # bytes; file systems take 255, and endings come on top
 _GOOD_NAMES = frozenset({GOOD, "ok", "normal"})
+_DEFECTIVE_NAMES = frozenset(
+    {"ng", "ko", "nok", "bad", "defect", "defects", "defective", "abnormal", "anomaly", "anomalous"}
+)
+
+
+@dataclass(frozen=True)
+class Roi:
+    """A region of interest (:mod:`grad.data.roi`).
+
+    Attributes:
+        mask: base64 of a PNG, not black where one looks.
+        painted: whether images are painted over outside of it before the network sees them.
+    """
+
+    mask: str
+    painted: bool = True
 
 
 @dataclass(frozen=True)
@@ -32,9 +49,16 @@ class Sample:
         split: training images are all good; test images are good or anomalous.
         anomalous: whether it shows a defect.
         defect: the kind of defect, ``"good"`` for good images.
-        mask: the ground truth image, None for good images and where there is none.
+        mask: the ground truth image, or a folder of several that count together; None for good
+            images and where there is none.
         mask_rule: which of its pixels mark a defect.
         white_level: the 16-bit value that counts as white (:mod:`grad.data.white_level`).
+        roi: what of the image is looked at; None: all.
+        min_area: pixels of the smallest region of it that counts (:mod:`grad.score.regions`).
+        group: images of a class that have it in common are left out together where thresholds are
+            made, such as those of a roll or a day; None: it belongs to no other.
+        part: images of a class that have it in common are views of one part, which is anomalous
+            where one of them is; None: the image is all there is of its part.
     """
 
     path: Path
@@ -45,17 +69,22 @@ class Sample:
     mask: Path | None = None
     mask_rule: MaskRule = "any"
     white_level: int = FULL_WHITE
+    roi: Roi | None = None
+    min_area: int = 1
+    group: str | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """How many images a class has: training, good test, anomalous test, and test masks."""
+    """How many images a class has: training, good test, anomalous test, test masks, validation."""
 
     name: str
     train: int
     test_good: int
     test_anomalous: int
     masks: int
+    validation: int
 
 
 @dataclass(frozen=True)
@@ -64,10 +93,11 @@ class Dataset:
 
     Attributes:
         root: the folder.
-        layout: what it was recognised as: ``"mvtec"``, ``"mvtec class"``, ``"visa"``, ``"folder"``.
+        layout: what it was recognised as: a name of :data:`grad.data.layouts.known.LAYOUTS`.
         train: good images, ordered by class and file name.
         test: good and anomalous images, ordered by class, kind of defect and file name.
         notes: one sentence for each thing that was odd: files left out, masks missing.
+        validation: further good images for thresholds, which are not trained on.
     """
 
     root: Path
@@ -75,11 +105,17 @@ class Dataset:
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
     notes: tuple[str, ...] = ()
+    validation: tuple[Sample, ...] = ()
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """All of them, whatever for."""
+        return self.train + self.validation + self.test
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, sorted."""
-        return tuple(sorted({sample.class_name for sample in self.train + self.test}))
+        return tuple(sorted({sample.class_name for sample in self.samples}))
 
     def select(self, classes: Sequence[str]) -> Dataset:
         """The same set with some of its classes only.
@@ -92,6 +128,7 @@ class Dataset:
             self,
             train=tuple(sample for sample in self.train if sample.class_name in wanted),
             test=tuple(sample for sample in self.test if sample.class_name in wanted),
+            validation=tuple(s for s in self.validation if s.class_name in wanted),
         )
 
     def with_mask_rule(self, rule: MaskRule) -> Dataset:
@@ -111,14 +148,25 @@ class Dataset:
                     test_good=len(test) - anomalous,
                     test_anomalous=anomalous,
                     masks=sum(sample.mask is not None for sample in test),
+                    validation=sum(sample.class_name == name for sample in self.validation),
                 )
             )
         return rows
 
 
+def group_of(sample: Sample) -> str:
+    """What an image has in common with those that belong to it: its group, its part, or itself."""
+    return sample.group or sample.part or sample.path.as_posix()
+
+
 def is_good(folder: str) -> bool:
     """Whether a folder of this name holds good images: good, OK, normal, in any case."""
     return folder.lower() in _GOOD_NAMES
+
+
+def is_defective(folder: str) -> bool:
+    """Whether a folder of this name holds defects of all kinds: NG, bad, defect, in any case."""
+    return folder.lower() in _DEFECTIVE_NAMES
 
 
 def check_white_level(level: WhiteLevel) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from grad.data.images import image_suffixes
-from grad.data.samples import Sample
+from grad.data.samples import ROI_FILE, Sample
 from grad.system.errors import GradError
 from grad.system.names import check_text
 
@@ -39,6 +39,13 @@ class Scan:
             raise GradError(f"{text} (--strict makes this an error).")
         self.notes.append(f"{text}.")
 
+    def leave_out(self, paths: Sequence[Path], why: str) -> None:
+        """Note the visible ones among some files and folders as not used."""
+        visible = [path for path in paths if is_visible(path)]
+        if visible:
+            more = f" and {len(visible) - 1} more are" if visible[1:] else " is"
+            self.left_out(f"{visible[0]}{more} left out: {why}")
+
     def images(self, folder: Path) -> list[Path]:
         """The image files right inside a folder, by name; none where there is no folder."""
         found, folders = [], []
@@ -68,18 +75,29 @@ class Scan:
 
 
 Samples = list[Sample]
-Reader = Callable[[Scan], tuple[Samples, Samples]]
+
+
+@dataclass
+class ClassImages:
+    """The images of one class, as a layout has them."""
+
+    train: Samples = field(default_factory=list)
+    test: Samples = field(default_factory=list)
+    validation: Samples = field(default_factory=list)
+
+
+Reader = Callable[[Scan], ClassImages]
 
 
 def entries(folder: Path) -> list[Path]:
-    """What a folder holds, by name; nothing where there is no folder."""
+    """What a folder holds, by name, but regions of interest; nothing where there is no folder."""
     try:
         found = sorted(folder.iterdir()) if folder.is_dir() else []
     except OSError as error:
         raise GradError(f"The folder {folder} can't be read: {error.strerror}.") from error
     for path in found:
         check_text(path)
-    return found
+    return [path for path in found if path.name != ROI_FILE]
 
 
 def is_visible(path: Path) -> bool:
@@ -87,11 +105,26 @@ def is_visible(path: Path) -> bool:
     return not path.name.startswith((".", "__MACOSX"))
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """The visible folders right inside a folder, by name."""
+    return [path for path in entries(folder) if path.is_dir() and is_visible(path)]
+
+
+def holds_images(folder: Path) -> bool:
+    """Whether an image file lies right inside a folder."""
+    return any(is_image(path) for path in entries(folder))
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is a visible one with an image's ending."""
+    return path.suffix.lower() in image_suffixes() and is_visible(path) and path.is_file()
+
+
 def order(sample: Sample) -> tuple[str, str]:
     """What the test images of a class are sorted by."""
     return sample.defect, sample.path.as_posix()
 
 
-def count(number: int, what: str) -> str:
-    """A number and its noun, such as "1 file" or "2 files"."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def count(number: int, what: str, plural: str = "s") -> str:
+    """A number and its noun, such as "1 file" or "2 files", by the ending of its plural."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}{plural}"

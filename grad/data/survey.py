@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from grad.data.images import UnreadableImage, load_mask, load_picture
+from grad.data.copies import Look, describe_look
+from grad.data.images import UnreadableImage, load_mask, load_picture, mask_files
 from grad.data.samples import FULL_WHITE, Dataset
 
 _Found = TypeVar("_Found")
@@ -32,12 +33,14 @@ class ImageFacts:
         kind: its colours in words, such as ``"RGB"``, ``"grey"``, ``"16-bit grey"``.
         digest: of its pixels as they are used; equal pictures have equal ones, whatever the format.
         brightest: its largest value; of 16 bits as it is, else from 0 to 1.
+        look: its fine structure, in which near copies are alike (:mod:`grad.data.copies`).
     """
 
     size: tuple[int, int]
     kind: str
     digest: str
-    brightest: float = 1.0
+    brightest: float
+    look: Look = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def survey_images(
     empty: set[Path] = set()
     soft: set[Path] = set()
     unreadable_masks: dict[Path, UnreadableImage] = {}
-    paths = [sample.path for sample in dataset.train + dataset.test]
+    paths = [sample.path for sample in dataset.samples]
     masks = [sample.mask for sample in dataset.test if sample.mask is not None]
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for path, facts in _each(pool, image_facts, paths):
@@ -112,7 +115,8 @@ def image_facts(path: Path) -> ImageFacts:
         brightest *= FULL_WHITE
     elif mode != "F":
         brightest /= 255
-    return ImageFacts(picture.size, kind, digest.hexdigest(), brightest)
+    look = describe_look(picture)
+    return ImageFacts(picture.size, kind, digest.hexdigest(), brightest, look)
 
 
 def check_masks(dataset: Dataset) -> None:
@@ -130,8 +134,8 @@ def _count_values(mask: Path) -> int:
     """How many different values above zero a mask has; 0 of one without a pixel."""
     if not load_mask(mask).any():
         return 0
-    picture = load_picture(mask)
-    return max(len(np.unique(np.asarray(picture.rgb())[..., band])) for band in range(3)) - 1
+    pictures = [np.asarray(load_picture(file).rgb()) for file in mask_files(mask)]
+    return max(len(np.unique(values[..., band])) for values in pictures for band in range(3)) - 1
 
 
 def _each(

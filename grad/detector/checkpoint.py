@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from grad.data.samples import FULL_WHITE
+from grad.data.samples import FULL_WHITE, Roi
 from grad.detector.exemplars import Exemplars
 from grad.features.backbone import Backbone, restore_backbone
 from grad.model.grad import GRAD
@@ -83,6 +83,8 @@ class ModelInfo:
         tile, overlap: what it learned from (:class:`grad.data.tiling.Tiling`); None: whole images.
         grad_version: the version that trained it.
         updates: what it learned since, in order.
+        rois: regions of interest, of classes that have one (:mod:`grad.data.roi`).
+        min_area: pixels of an image's smallest region that counts (:mod:`grad.score.regions`).
     """
 
     backbone: str
@@ -99,6 +101,24 @@ class ModelInfo:
     white_level: int = FULL_WHITE
     grad_version: str = __version__
     updates: tuple[Update, ...] = ()
+    rois: dict[str, Roi] = field(default_factory=dict)
+    min_area: int = 1
+
+    def roi(self, class_name: str | None) -> Roi | None:
+        """The region of interest of an image of a class, or of one not stated.
+
+        Raises:
+            GradError: the class is not stated, and regions differ.
+        """
+        if class_name is not None:
+            return self.rois.get(class_name)
+        regions = {self.rois.get(name) for name in self.classes}
+        if len(regions) > 1:
+            raise GradError(
+                "The model's classes have different regions of interest: say of which class the "
+                "images are, with --class-name or class_name."
+            )
+        return regions.pop() if regions else None
 
     @classmethod
     def of(
@@ -111,6 +131,8 @@ class ModelInfo:
         tile: int | None = None,
         overlap: int | None = None,
         white_level: int = FULL_WHITE,
+        rois: Mapping[str, Roi] | None = None,
+        min_area: int = 1,
     ) -> ModelInfo:
         """What belongs to a model that was trained on this backbone's features."""
         return cls(
@@ -126,6 +148,8 @@ class ModelInfo:
             tile=tile,
             overlap=overlap,
             white_level=white_level,
+            rois=dict(rois or {}),
+            min_area=min_area,
         )
 
 
@@ -357,6 +381,7 @@ def _info(metadata: dict[str, str]) -> ModelInfo:
     for name in ("backbone_maps", "mean", "std", "classes"):
         fields[name] = tuple(fields[name])
     fields["updates"] = tuple(_update(values) for values in fields.get("updates", ()))
+    fields["rois"] = {name: Roi(**roi) for name, roi in fields.get("rois", {}).items()}
     info = ModelInfo(**fields)
     numbers = {"image_size": info.image_size, "tile": info.tile, "overlap": info.overlap}
     for name, value in (numbers | {"epochs": info.epochs}).items():
@@ -367,6 +392,8 @@ def _info(metadata: dict[str, str]) -> ModelInfo:
         raise ValueError(f"its classes are {info.classes}, its image_size {info.image_size}")
     if type(info.white_level) is not int or not 1 <= info.white_level <= FULL_WHITE:
         raise ValueError(f"its white_level is {info.white_level!r}")
+    if type(info.min_area) is not int or info.min_area < 1:
+        raise ValueError(f"its min_area is {info.min_area!r}")
     return info
 
 

@@ -23,7 +23,8 @@ from PIL import Image
 from torch import Tensor
 
 from grad.data.picture import Picture, collate
-from grad.data.samples import check_class_name
+from grad.data.roi import inside, paint_outside
+from grad.data.samples import Roi, check_class_name
 from grad.data.sources import Item, One, items_of
 from grad.data.tiling import Tiling, tiling_of
 from grad.detector.checkpoint import LoadedModel, ModelInfo, load_checkpoint, save_checkpoint
@@ -34,6 +35,7 @@ from grad.detector.result import Result, check_score
 from grad.detector.threads import work_in_threads
 from grad.score.anomaly_map import score_tiles
 from grad.score.rates import Rate
+from grad.score.regions import cut_small_peaks, map_pixels
 from grad.score.thresholds import Calibration, no_thresholds
 from grad.system.devices import Precision, default_workers, find_device
 from grad.system.errors import GradError
@@ -331,27 +333,47 @@ class Detector:
             if tiling is not None:  # each holds a large image
                 workers = min(workers, 2)
         self._check_class(class_name)
-        judge = _Judge(self._engine, class_name, self.calibration, tiling, keep_images)
+        roi = self.info.roi(class_name)
+        judge = _Judge(
+            self._engine,
+            class_name,
+            self.calibration,
+            tiling,
+            roi,
+            self.info.min_area,
+            keep_images,
+        )
         level = self.info.white_level
         items = (replace(item, white_level=level) for item in items_of(sources))
         found = work_in_threads(items, judge, size=1 if tiling else size, workers=workers)
         return _without_errors(found, on_error)
 
-    def score_batch(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def score_batch(
+        self, images: Tensor, class_names: Sequence[str | None] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Anomaly maps and scores of images that have the network's size.
 
         Args:
             images: (B, 3, S, S), floats in [0, 1] or uint8, on any device.
+            class_names: of each image, for its region of interest; None: not stated.
 
         Returns:
             anomaly map, (B, S, S) float32; image score, (B,) float32; both on the CPU.
 
         Raises:
             ValueError: another shape, or values that are not finite.
+            GradError: classes are not stated, and have different regions of interest.
         """
         if images.is_floating_point() and not images.isfinite().all():
             raise ValueError("images hold values that are not finite")
-        maps, scores = self._engine(images)
+        looked_at = None
+        if self.info.rois:
+            rois = [self.info.roi(name) for name in class_names or [None] * len(images)]
+            size = (self.image_size, self.image_size)
+            whole = torch.ones(size, dtype=torch.bool)
+            looked_at = torch.stack([whole if roi is None else inside(roi, size) for roi in rois])
+            images = torch.stack(list(map(paint_outside, images, rois, looked_at)))
+        maps, scores = self._engine(images, looked_at)
         return maps.cpu(), scores.cpu()
 
     def _with(self, calibration: Calibration | None) -> Detector:
@@ -386,6 +408,8 @@ class _Judge:
     class_name: str | None
     calibration: Calibration | None
     tiling: Tiling | None
+    roi: Roi | None
+    min_area: int
     keep_images: bool
 
     def __call__(self, items: list[Item]) -> list[Result | GradError]:
@@ -406,10 +430,14 @@ class _Judge:
         """Anomaly map and score of each, without memory that they share."""
         if not pictures:
             return []
-        size = self.engine.image_size
+        side, roi = self.engine.image_size, self.roi
         if self.tiling is not None:
-            return [score_tiles(self.engine.score_map, p, size, self.tiling) for p in pictures]
-        maps, scores = self.engine(collate([p.resize((size, size)).tensor() for p in pictures]))
+            score_map = self.engine.score_map
+            return [score_tiles(score_map, p, side, self.tiling, roi) for p in pictures]
+        size = (side, side)
+        looked_at = None if roi is None else inside(roi, size)
+        images = collate([picture.resize(size).tensor() for picture in pictures])
+        maps, scores = self.engine(paint_outside(images, roi, looked_at), looked_at)
         return [(m.clone(), s) for m, s in zip(maps.cpu(), scores.tolist(), strict=True)]
 
     def _result_or_error(
@@ -419,16 +447,20 @@ class _Judge:
             check_score(item.name, score)
         except GradError as error:
             return error
+        map_size = (anomaly_map.shape[0], anomaly_map.shape[1])
+        pixels = map_pixels(self.min_area, picture.size, map_size)
         result = Result(
             name=item.name,
             class_name=self.class_name,
             score=score,
-            anomaly_map=anomaly_map,
+            anomaly_map=cut_small_peaks(anomaly_map, pixels),
             size=picture.size,
             limit=None,
             item=item,
             decoded=picture if self.keep_images else None,
             clipped=picture.clipped,
+            roi=self.roi,
+            min_area=self.min_area,
         )
         if self.calibration is None:
             return result

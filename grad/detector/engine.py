@@ -137,15 +137,20 @@ class Engine:
         self._graphs: dict[int, _Graph] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, looked_at: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Anomaly maps and image scores.
 
         Args:
             images: (B, 3, S, S), floats in [0, 1] or uint8, on any device.
+            looked_at: (S, S) or (B, S, S) bool, regions of interest; None: all is looked at.
 
         Returns:
             anomaly map, (B, S, S) float32; image score, (B,) float32; both on the engine's device.
         """
+        if looked_at is not None:
+            size = (self.image_size, self.image_size)
+            with torch.inference_mode():
+                return map_and_score(self.score_map(images), size, looked_at.to(self.device))
         with torch.inference_mode(), self._without_autocast():
             images = self._prepared(images)
             graph = self._graphs.get(len(images))

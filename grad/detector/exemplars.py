@@ -13,7 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from grad.data.samples import Sample
+from grad.data.samples import Roi, Sample
 from grad.features.features import Features
 
 Exemplars: TypeAlias = Mapping[str, Tensor]
@@ -62,10 +62,15 @@ def with_further(exemplars: Exemplars, features: Features, known: int) -> Exempl
     return {name: maps[_spaced(len(maps), most)] for name, maps in sorted(found.items())}
 
 
-def features_of(exemplars: Exemplars) -> Features:
-    """They as what a model is trained on, class by class."""
+def features_of(exemplars: Exemplars, rois: Mapping[str, Roi]) -> Features:
+    """They as what a model is trained on, class by class.
+
+    Args:
+        exemplars: at least one.
+        rois: regions of interest by class, as far as there are any.
+    """
     samples = [
-        Sample(Path(name, f"exemplar {number}"), name, "train")
+        Sample(Path(name, f"exemplar {number}"), name, "train", roi=rois.get(name))
         for name, maps in exemplars.items()
         for number in range(len(maps))
     ]

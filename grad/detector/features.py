@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from grad.data.picture import as_floats, collate
+from grad.data.roi import inside, paint_outside
 from grad.data.samples import Sample
 from grad.data.sources import Item, One, items_of
 from grad.data.tiling import tiling_of
@@ -28,7 +29,7 @@ def features_of_images(
     """Features of good images of a class, in files or in memory; those of files are kept on disk.
 
     Raises:
-        GradError: an image that can't be used; images in memory for a model of tiles.
+        GradError: an image that can't be used; images in memory for a model that needs their files.
     """
     items = [replace(item, white_level=loaded.info.white_level) for item in items_of(images)]
     if not items:
@@ -41,15 +42,21 @@ def features_of_images(
     ]
     if all(isinstance(item.content, Path) for item in items):
         return features_for(loaded, samples, strict=True)
-    if loaded.info.tile is not None:
-        raise GradError("A model of tiles learns from image files alone: give their paths.")
-    size, device = loaded.info.image_size, next(loaded.model.parameters()).device
+    info, device = loaded.info, next(loaded.model.parameters()).device
+    if info.tile is not None or info.min_area > 1:
+        raise GradError(
+            "A model of tiles, or with a smallest region that counts, learns from image files "
+            "alone: give their paths."
+        )
+    size, roi = (info.image_size, info.image_size), info.rois.get(class_name)
+    samples = [replace(sample, roi=roi) for sample in samples]
+    looked_at = None if roi is None else inside(roi, size)
     maps = []
     for first in range(0, len(items), _BATCH):
         pictures = [item.picture() for item in items[first : first + _BATCH]]
-        batch = collate([picture.resize((size, size)).tensor() for picture in pictures])
+        batch = collate([picture.resize(size).tensor() for picture in pictures])
         with torch.inference_mode():
-            found = loaded.backbone(as_floats(batch).to(device))
+            found = loaded.backbone(as_floats(paint_outside(batch, roi, looked_at)).to(device))
         maps.append(found.permute(0, 2, 3, 1).half().cpu())
     return Features.in_memory(samples, torch.cat(maps))
 
@@ -77,7 +84,15 @@ def features_for(
     """
     info = loaded.info
     return compute_features(
-        [replace(sample, white_level=info.white_level) for sample in samples],
+        [
+            replace(
+                s,
+                white_level=info.white_level,
+                roi=info.rois.get(s.class_name, s.roi),
+                min_area=info.min_area,
+            )
+            for s in samples
+        ],
         loaded.backbone,
         info.image_size,
         cache=cache or default_cache(),

@@ -164,7 +164,10 @@ def _train_on(
     console: Console | None,
 ) -> _Learned:
     """The same with a network that was trained for the class, whose known scores follow it."""
-    name, exemplars = features.samples[0].class_name, features_of(loaded.exemplars)
+    name, exemplars = (
+        features.samples[0].class_name,
+        features_of(loaded.exemplars, loaded.info.rois),
+    )
     found = go_on(loaded.model, exemplars, features, loaded.info.image_size, groups, console)
     of_images, of_maxima = (
         {**known, name: tuple(factor * value for value in known[name])} if name in known else known

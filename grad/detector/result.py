@@ -7,13 +7,16 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from grad.data.picture import Picture
+from grad.data.roi import grey_outside
+from grad.data.samples import Roi
 from grad.data.sources import Item
 from grad.score.heat import overlay
-from grad.score.regions import Region, find_regions, resize_map
+from grad.score.regions import Region, find_regions, label_regions, map_pixels, resize_map
 from grad.score.thresholds import Threshold, no_thresholds
 from grad.system.errors import GradError
 
@@ -34,6 +37,8 @@ class Result:
             the n good images that the threshold was made from; None where the model has none.
         p_resolution: the smallest that ``p_value`` can be, 1 / (n + 1).
         clipped: whether it has 16-bit values above the model's white level, which count as white.
+        roi: what of it was looked at (:mod:`grad.data.roi`); None: all.
+        min_area: pixels of its smallest region that counts.
     """
 
     name: str
@@ -47,6 +52,8 @@ class Result:
     p_value: float | None = None
     p_resolution: float | None = None
     clipped: bool = False
+    roi: Roi | None = None
+    min_area: int = 1
 
     @cached_property
     def map_maximum(self) -> float:
@@ -78,11 +85,14 @@ class Result:
 
         Bool, of the anomaly map's shape.
         """
-        return self.anomaly_map > self._level()
+        size = (self.anomaly_map.shape[0], self.anomaly_map.shape[1])
+        pixels = map_pixels(self.min_area, self.size, size)
+        return torch.from_numpy(label_regions(self.anomaly_map, self._level(), pixels) > 0)
 
     def mask_of_image(self) -> Tensor:
         """The mask in the image's own size: (h, w) bool, from the map resized bilinearly."""
-        return resize_map(self.anomaly_map, self.size) > self._level()
+        values = resize_map(self.anomaly_map, self.size)
+        return torch.from_numpy(label_regions(values, self._level(), self.min_area) > 0)
 
     @cached_property
     def regions(self) -> list[Region]:
@@ -93,7 +103,8 @@ class Result:
         """
         if not self.is_anomalous:
             return []
-        return find_regions(resize_map(self.anomaly_map, self.size), self._level())
+        values = resize_map(self.anomaly_map, self.size)
+        return find_regions(values, self._level(), self.min_area)
 
     @property
     def picture(self) -> Picture:
@@ -113,7 +124,7 @@ class Result:
         """The image under its heat map, what is marked within a line; verdict and score below.
 
         Colours are on the calibrated scale, so they mean the same in all images; a model without
-        thresholds has a scale for each image, and no verdict.
+        thresholds has a scale for each image, and no verdict. What is not looked at is grey.
 
         Args:
             longest: the longest side of the image in pixels; larger ones are made smaller. None:
@@ -125,7 +136,9 @@ class Result:
         picture = self.picture
         factor = 1.0 if longest is None else min(1.0, longest / max(self.size))
         size = (max(1, round(factor * self.size[0])), max(1, round(factor * self.size[1])))
-        return overlay(picture.resize(size).rgb(), self.anomaly_map, self.limit, self.score)
+        image = grey_outside(picture.resize(size).rgb(), self.roi)
+        pixels = map_pixels(self.min_area, self.size, size)
+        return overlay(image, self.anomaly_map, self.limit, self.score, pixels)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but image and map, for JSON; what needs a threshold is None without one."""

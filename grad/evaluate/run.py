@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from grad.data.layouts import find_dataset
+from grad.data.roi import with_rois
 from grad.data.samples import Dataset, Sample
 from grad.data.summary import show_dataset
 from grad.data.survey import check_masks
@@ -70,6 +71,7 @@ def assess(options: EvaluateOptions, console: Console) -> Path:
     models = [load_checkpoint(file, device) for file in files]
     shares = _shares(models, dataset)
     check_masks(dataset)
+    dataset, _ = with_rois(dataset, {n: roi for m in models for n, roi in m.info.rois.items()})
     dataset, _ = with_white_level(dataset, models[0].info.white_level, _workers(options))
     show_dataset(dataset, console)
     with output_folder(options.out, f"{dataset.root.resolve().name}-evaluation") as out:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import torch
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
+from grad.data.roi import GREY, inside
+from grad.data.samples import Roi
 from grad.detector.checkpoint import ModelInfo
 from grad.detector.folding import fold_batch_norms
 from grad.export.resize import resize
@@ -38,25 +40,30 @@ class Column:
     threshold: Threshold
 
 
-def columns(calibration: Calibration, class_name: str | None) -> tuple[Column, ...]:
+def columns(
+    calibration: Calibration, class_name: str | None, min_area: int = 1
+) -> tuple[Column, ...]:
     """Those of a graph: one for ``class_name``; without it all classes, then unknown ones.
 
-    A model of one class has one column.
+    A model of one class has one column. A graph knows no regions: where a smallest one counts, its
+    verdict is that of the image score alone.
 
     Raises:
         GradError: the model was not trained on that class.
     """
+    found = list(calibration.classes.items())
     if class_name is not None:
-        if class_name not in calibration.classes:
+        found = [(name, limit) for name, limit in found if name == class_name]
+        if not found:
             known = ", ".join(calibration.classes)
             raise GradError(
                 f"--class-name {class_name} is none of the model's: it was trained on {known}."
             )
-        return (Column(class_name, calibration.classes[class_name]),)
-    known_classes = tuple(Column(name, t) for name, t in calibration.classes.items())
-    if len(known_classes) == 1:
-        return known_classes
-    return (*known_classes, Column(UNKNOWN, calibration.unknown))
+    elif len(found) > 1:
+        found.append((UNKNOWN, calibration.unknown))
+    if min_area > 1:
+        found = [(name, replace(limit, joint=False)) for name, limit in found]
+    return tuple(Column(name, limit) for name, limit in found)
 
 
 class ExportGraph(nn.Module):
@@ -69,8 +76,11 @@ class ExportGraph(nn.Module):
         columns: thresholds, one for each column of the verdicts.
         resize: ``"graph"``: the graph takes decoded images of any size; ``"none"``: it takes what
             :func:`grad.data.images.load_image` returns.
+        roi: the region of interest; None: all of an image.
     """
 
+    looked_at: Tensor | None
+    box: Tensor | None
     rows_up: Tensor
     columns_up: Tensor
     windows: Tensor
@@ -87,6 +97,7 @@ class ExportGraph(nn.Module):
         image_size: int,
         columns: Sequence[Column],
         resize: Resize = "graph",
+        roi: Roi | None = None,
     ) -> None:
         super().__init__()
         height, width = model.settings.height, model.settings.width
@@ -101,8 +112,13 @@ class ExportGraph(nn.Module):
                     fold_batch_norms(network, features) for network in networks
                 )
         self.image_size, self.resize = image_size, resize
-        self.register_buffer("rows_up", _smoothed_upsampling(height, image_size))
-        self.register_buffer("columns_up", _smoothed_upsampling(width, image_size))
+        looked_at = None if roi is None else inside(roi, (image_size, image_size)).float()
+        steps = _smoothed_upsampling if looked_at is None else _upsampling
+        self.paints = roi is not None and roi.painted
+        self.register_buffer("looked_at", looked_at)
+        self.register_buffer("box", None if looked_at is None else _box(image_size))
+        self.register_buffer("rows_up", steps(height, image_size))
+        self.register_buffer("columns_up", steps(width, image_size))
         self.register_buffer("windows", _windows(image_size))
         thresholds = [column.threshold for column in columns]
         self.register_buffer("typical", torch.tensor([t.image_typical for t in thresholds]))
@@ -126,8 +142,13 @@ class ExportGraph(nn.Module):
         """
         if self.resize == "graph":
             images = resize(images, self.image_size) / 255.0
+        if self.looked_at is not None and self.paints:
+            images = images * self.looked_at + GREY / 255 * (1 - self.looked_at)
         _, distances = self.model.loss_and_score(self.backbone(images))  # (B, H, W)
         anomaly_map = F.linear(self.rows_up @ distances, self.columns_up)
+        if self.looked_at is not None and self.box is not None:
+            anomaly_map = F.linear(self.box @ (anomaly_map * self.looked_at), self.box)
+            anomaly_map = anomaly_map * self.looked_at
         score = F.linear(self.windows @ anomaly_map, self.windows).amax(dim=(1, 2))
         of_score = calibrated(score[:, None], self.typical, self.threshold)  # type: ignore[arg-type]
         maximum = anomaly_map.amax(dim=(1, 2))[:, None]
@@ -170,6 +191,7 @@ def facts(info: ModelInfo, columns: Sequence[Column], resize: Resize) -> dict[st
         "thresholds": json.dumps([asdict(column.threshold) for column in columns]),
         "image_size": str(info.image_size),
         "white_level": str(info.white_level),
+        "min_area": str(info.min_area),
         "resize": resize,
     }
 
@@ -182,6 +204,18 @@ def _smoothed_upsampling(inputs: int, outputs: int) -> Tensor:
     """
     units = torch.eye(inputs)[:, :, None]
     return (scoring.anomaly_map(units, (outputs, 1))[:, :, 0] * scoring.SMOOTHING).T.contiguous()
+
+
+def _upsampling(inputs: int, outputs: int) -> Tensor:
+    """M, (outputs, inputs), with M_h S M_w^T a score map S at the size of the image."""
+    units = torch.eye(inputs)[:, :, None]
+    return scoring.upsample(units, (outputs, 1))[:, :, 0].T.contiguous()
+
+
+def _box(size: int) -> Tensor:
+    """M, (size, size), with M U M^T the means of a map U over the boxes that smooth it."""
+    units = torch.eye(size)[:, :, None]
+    return (scoring.smooth(units)[:, :, 0] * scoring.SMOOTHING).T.contiguous()
 
 
 def _windows(size: int) -> Tensor:

@@ -49,10 +49,12 @@ def export_model(options: ExportOptions, console: Console) -> Path:
     out = _output_file(options, chosen_format)
     images = list(_images(options.images))
     loaded = load_checkpoint(options.model)
+    detector = Detector.of(loaded, device="cpu", precision="float32")
     chosen = _columns(loaded, options)
     with _staging_folder(out) as folder:
+        info, roi = loaded.info, loaded.info.roi(options.class_name)
         graph = ExportGraph(
-            loaded.backbone, loaded.model, loaded.info.image_size, chosen, options.resize
+            loaded.backbone, loaded.model, info.image_size, chosen, options.resize, roi
         )
         length = None if options.batch == "dynamic" else options.batch
         about = facts(loaded.info, chosen, options.resize)
@@ -60,7 +62,7 @@ def export_model(options: ExportOptions, console: Console) -> Path:
         files = module.write(program, folder / out.name, about, **options.format_options())
         parity = verify(
             module.open_file(files[0], torch.get_num_threads()),
-            Detector.of(loaded, device="cpu", precision="float32").score_batch,
+            lambda images: detector.score_batch(images, [options.class_name] * len(images)),
             [column.threshold for column in chosen],
             loaded.info.image_size,
             options.resize,
@@ -118,7 +120,7 @@ def _columns(loaded: LoadedModel, options: ExportOptions) -> tuple[Column, ...]:
         raise GradError(no_thresholds(f"The model {options.model}"))
     if options.false_alarm_rate is not None:
         calibration = calibration.at_rate(options.false_alarm_rate)
-    return columns(calibration, options.class_name)
+    return columns(calibration, options.class_name, loaded.info.min_area)
 
 
 def _images(path: str | None) -> Iterator[Item]:

@@ -28,9 +28,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from grad.data.images import UnreadableImage, image_size, load_image, load_picture
+from grad.data.images import UnreadableImage, image_size, load_picture
 from grad.data.mosaic import Mosaic
 from grad.data.picture import as_floats
+from grad.data.roi import inside, paint_outside
 from grad.data.samples import FULL_WHITE, Sample
 from grad.data.tiling import Tiling
 from grad.features.features import Features
@@ -104,7 +105,7 @@ def compute_features(
     with ThreadPoolExecutor(max(1, workers)) as pool:
         keys = distributed.shared(
             [
-                _key(g, _base(backbone, image_size, tiling, g[0].white_level), cache, pool)
+                _key(g, _base(backbone, image_size, tiling, g[0]), cache, pool)
                 for g in distributed.shard(groups)
             ]
         )
@@ -188,11 +189,13 @@ class _Cut:
 
     def decode(self, sample: Sample) -> list[Tensor]:
         """All of an image, (3, S, S), floats in [0, 1] or uint8."""
-        if self.tiling is None:
-            size = (self.image_size, self.image_size)
-            return [load_image(sample.path, size, sample.white_level)]
-        picture = load_picture(sample.path, sample.white_level)
-        return list(Mosaic.of_image(self.tiling, picture.size, self.image_size).cut(picture))
+        picture, roi = load_picture(sample.path, sample.white_level), sample.roi
+        if self.tiling is not None:
+            mosaic = Mosaic.of_image(self.tiling, picture.size, self.image_size)
+            return list(mosaic.cut(picture, roi))
+        size = (self.image_size, self.image_size)
+        looked_at = None if roi is None else inside(roi, size)
+        return [paint_outside(picture.resize(size).tensor(), roi, looked_at)]
 
 
 @dataclass(frozen=True)
@@ -293,11 +296,13 @@ def _report_unreadable(
         print_line(f"{name}: {count} {split} images left out.", None, console)
 
 
-def _base(backbone: FeatureExtractor, size: int, tiling: Tiling | None, white_level: int) -> str:
-    """What the features of every image depend on."""
+def _base(backbone: FeatureExtractor, size: int, tiling: Tiling | None, sample: Sample) -> str:
+    """What the features of every image of a class depend on, one of which is given."""
     base = f"{FORMAT} {backbone.fingerprint} {size}"
-    if white_level != FULL_WHITE:
-        base += f" white {white_level}"
+    if sample.white_level != FULL_WHITE:
+        base += f" white {sample.white_level}"
+    if sample.roi is not None and sample.roi.painted:
+        base += f" roi {sample.roi.mask}"
     return base if tiling is None else f"{base} tiles {tiling.size} {tiling.shared}"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from grad.data.samples import Sample, hold_out
+from grad.data.samples import Sample, group_of, hold_out
 from grad.features.features import Features
 
 Source = Literal["folds", "held out", "validation", "training"]
@@ -70,7 +70,7 @@ def split_training(
 
     Args:
         train: training images.
-        validation: further good images of every class, or none at all.
+        validation: further good images; of classes without any, folds make the thresholds.
         share: of each class's training images to hold out where there are no further ones; 0, and
             in classes with too few images (:func:`grad.data.samples.held_out_count`): all are
             learned from, and folds of them make the thresholds.
@@ -79,7 +79,9 @@ def split_training(
     """
     names = sorted({sample.class_name for sample in train.samples})
     if len(validation):
-        return TrainingSplit(train, validation, dict.fromkeys(names, "validation"))
+        sources = fold_sources(train.samples, groups)
+        sources |= {s.class_name: "validation" for s in validation.samples if s.class_name in names}
+        return TrainingSplit(train, validation, sources)
     rest, held = hold_out(train.samples, share, seed)
     sources = fold_sources(train.samples, groups)
     sources |= dict.fromkeys((train.samples[i].class_name for i in held), "held out")
@@ -106,7 +108,7 @@ def fold_images(
         samples: of one class, at least one.
         groups: a regular expression; paths in which it matches the same text (its first group,
             where it has one) are of one group, which is not divided. Each path where it matches
-            nothing is a group of its own. None: no image belongs to another.
+            nothing is a group of its own. None: what :func:`grad.data.samples.group_of` says.
         count: how many parts at most.
 
     Returns:
@@ -115,15 +117,16 @@ def fold_images(
     """
     members: dict[str, list[int]] = {}
     for index, sample in enumerate(samples):
-        members.setdefault(_group(sample.path, groups), []).append(index)
+        of_sample = group_of(sample) if groups is None else _group(sample.path, groups)
+        members.setdefault(of_sample, []).append(index)
     parts: list[list[int]] = [[] for _ in range(min(count, len(members)))]
     for together in sorted(members.values(), key=len, reverse=True):  # stable, so as they come
         min(parts, key=len).extend(together)
     return [sorted(part) for part in parts]
 
 
-def _group(path: Path, groups: str | None) -> str:
-    found = None if groups is None else re.search(groups, path.as_posix())
+def _group(path: Path, groups: str) -> str:
+    found = re.search(groups, path.as_posix())
     if found is None:
         return path.as_posix()
     return found[1] if found.re.groups and found[1] is not None else found[0]

@@ -9,13 +9,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from grad.score.metrics.classes import METRICS
 from grad.system.progress import cell, print_line
 
 _HEADINGS = {
     "image_auroc": "image\nAUROC",
     "image_ap": "\nAP",
     "image_f1max": "\nF1max",
+    "part_auroc": "part\nAUROC",
     "pixel_auroc": "pixel\nAUROC",
     "pixel_ap": "\nAP",
     "pixel_f1max": "\nF1max",
@@ -43,10 +43,10 @@ def _table(title: str, several: bool, footer: str) -> Table:
 def metrics_table(summary: Mapping[str, Any]) -> Table:
     """A row a class and one of means; a dash where a metric is undefined."""
     table = _table("Metrics, whatever the threshold", len(summary["classes"]) > 1, footer="mean")
-    for key in METRICS:
-        table.add_column(_HEADINGS[key], _cell(summary["mean"][key]), min_width=6, **_NUMBER)
+    for key, mean in summary["mean"].items():
+        table.add_column(_HEADINGS[key], _cell(mean), min_width=6, **_NUMBER)
     for name, values in summary["classes"].items():
-        table.add_row(cell(name), *(_cell(values[key]) for key in METRICS))
+        table.add_row(cell(name), *(_cell(values.get(key)) for key in summary["mean"]))
     return table
 
 

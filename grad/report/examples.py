@@ -13,8 +13,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from grad.data.images import image_size, load_image, load_mask
+from grad.data.roi import grey_outside
 from grad.data.samples import Sample
 from grad.score.heat import VERDICTS, colours, font, outline, overlay
+from grad.score.regions import map_pixels
 from grad.score.thresholds import Threshold
 from grad.system.files import replacing
 from grad.system.names import printable
@@ -234,7 +236,9 @@ def _column(defect: Example | None, good: Example | None) -> list[Image.Image]:
 
 
 def _overlay(example: Example, image: Image.Image) -> Image.Image:
-    return overlay(image, example.anomaly_map, example.limit, example.score)
+    size = image_size(example.sample.path)
+    pixels = map_pixels(example.sample.min_area, size, image.size)
+    return overlay(image, example.anomaly_map, example.limit, example.score, pixels)
 
 
 def _load(sample: Sample, longest: int) -> tuple[Image.Image, Tensor | None]:
@@ -244,7 +248,7 @@ def _load(sample: Sample, longest: int) -> tuple[Image.Image, Tensor | None]:
     size = (max(1, round(height * factor)), max(1, round(width * factor)))
     mask = None if sample.mask is None else load_mask(sample.mask, size, sample.mask_rule)
     pixels = (load_image(sample.path, size, sample.white_level) * 255).round().to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).numpy()), mask
+    return grey_outside(Image.fromarray(pixels.permute(1, 2, 0).numpy()), sample.roi), mask
 
 
 def _ground_truth(

@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from grad.data.images import UnreadableImage, image_size, load_image, load_mask
+from grad.data.roi import grey_outside
 from grad.data.samples import Sample
 
 LIMIT = 1000  # images shown
@@ -60,12 +61,14 @@ class Thumbnail:
     Attributes:
         thumbnail: "" where the file can't be read any more.
         mask: "" where there is none.
+        least: share of the image that the smallest region that counts has.
     """
 
     shown: Shown
     thumbnail: str
     heat: str
     mask: str
+    least: float
 
 
 class Gallery:
@@ -155,16 +158,20 @@ def _encode_heat(heat: Tensor) -> Heat:
 def _thumbnail(shown: Shown, side: int) -> Thumbnail:
     sample = shown.sample
     thumbnail = mask = b""
+    least = 0.0
     try:
-        size = _fitted(image_size(sample.path), side)
+        height, width = image_size(sample.path)
+        least = sample.min_area / (height * width)
+        size = _fitted((height, width), side)
         image = load_image(sample.path, size, sample.white_level)
         pixels = (image * 255.0).round().to(torch.uint8)
-        thumbnail = _webp(Image.fromarray(pixels.permute(1, 2, 0).numpy()), _QUALITY)
+        shown_image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        thumbnail = _webp(grey_outside(shown_image, sample.roi), _QUALITY)
         if sample.mask is not None:
             mask = _encode_mask(load_mask(sample.mask, rule=sample.mask_rule))
     except UnreadableImage:
         pass  # removed since it was scored; the page says so
-    return Thumbnail(shown, _text(thumbnail), _text(shown.heat.picture), _text(mask))
+    return Thumbnail(shown, _text(thumbnail), _text(shown.heat.picture), _text(mask), least)
 
 
 def _fitted(size: tuple[int, int], side: int) -> tuple[int, int]:

@@ -146,6 +146,7 @@ def _image(
         "low": _short(shown.heat.low * raised),
         "high": _short(shown.heat.high * raised),
         "mask": picture.mask,
+        "least": _short(picture.least),
     }
 
 

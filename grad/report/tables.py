@@ -10,7 +10,7 @@ import timm
 import torch
 
 from grad.report.contents import ModelPart
-from grad.score.metrics.classes import METRICS
+from grad.score.metrics.classes import PIXEL_METRICS
 from grad.system.version import __version__
 
 _UNDEFINED = "\N{EN DASH}"
@@ -19,6 +19,11 @@ _HEADINGS = {
     "image_auroc": ("AUROC", "Chance that a defective image scores higher than a good one"),
     "image_ap": ("AP", "Average precision of images"),
     "image_f1max": ("F1max", "Highest F1 of images over all thresholds"),
+    "part_auroc": (
+        "parts",
+        "AUROC of parts with several views: chance that the worst view of a defective one scores "
+        "higher than that of a good one",
+    ),
     "pixel_auroc": ("AUROC", "Chance that a defective pixel scores higher than a good one"),
     "pixel_ap": ("AP", "Average precision of pixels"),
     "pixel_f1max": ("F1max", "Highest F1 of pixels over all thresholds"),
@@ -120,7 +125,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> dict[str, Any]:
     )
 
     def cell(name: str, key: str) -> dict[str, Any]:
-        value = metrics["classes"][name][key]
+        value = metrics["classes"][name].get(key)
         why = metrics["reasons"].get(name, {}).get(key)
         return {
             "text": _percent(value),
@@ -130,10 +135,12 @@ def metrics_table(metrics: Mapping[str, Any]) -> dict[str, Any]:
         }
 
     bound = max(metrics["error_bound"].values(), default=0.0)
+    keys = list(metrics["mean"])
     return {
-        "headings": [{"label": _HEADINGS[key][0], "title": _HEADINGS[key][1]} for key in METRICS],
-        "rows": [(name, [cell(name, key) for key in METRICS]) for name in metrics["classes"]],
-        "mean": [_percent(metrics["mean"][key]) for key in METRICS],
+        "headings": [{"label": _HEADINGS[key][0], "title": _HEADINGS[key][1]} for key in keys],
+        "image_metrics": len(keys) - len(PIXEL_METRICS),
+        "rows": [(name, [cell(name, key) for key in keys]) for name in metrics["classes"]],
+        "mean": [_percent(mean) for mean in metrics["mean"].values()],
         "reasons": [f"{why[:1].upper()}{why[1:]}." for why in reasons],
         "exactness": "All values are exact."
         if not bound

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from grad.data.mosaic import Mosaic
 from grad.data.picture import Picture
+from grad.data.roi import inside
+from grad.data.samples import Roi
 from grad.data.tiling import Tiling
 
 SMOOTHING = 21  # pixels, side of the box that smooths the anomaly map
@@ -24,35 +26,45 @@ _BATCH = 8  # tiles scored at once
 _BAND = 512  # rows of a large map that are smoothed at once
 
 
-def anomaly_map(score: Tensor, size: tuple[int, int]) -> Tensor:
+def anomaly_map(score: Tensor, size: tuple[int, int], looked_at: Tensor | None = None) -> Tensor:
     """Score map at the size of the image, smoothed by a 21 x 21 box.
 
     Upsampling is bilinear with ``align_corners=True``. The box has stride 1 and zeros around the
-    map, which count, so the map fades towards its border.
+    map, which count, so the map fades towards its border. The same holds for a region of interest:
+    what is outside is zero before it is smoothed, and after.
 
     Args:
         score: (B, H, W), any floating dtype.
         size: (h, w) of the image, in pixels.
+        looked_at: (B, h, w) or (h, w) bool, the region of interest; None: all.
 
     Returns:
         (B, h, w) float32.
     """
-    return smooth(upsample(score, size))
+    upsampled = upsample(score, size)
+    if looked_at is None:
+        return smooth(upsampled)
+    return smooth(upsampled * looked_at) * looked_at
 
 
-def map_and_score(score: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def map_and_score(
+    score: Tensor, size: tuple[int, int], looked_at: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """:func:`anomaly_map` and its :func:`image_score`, by four small matrix products.
 
     Both are linear along each axis (but for the largest mean), so that one matrix an axis does all
-    steps at once. What they give differs from the steps one by one in rounding only.
+    steps at once. What they give differs from the steps one by one in rounding only. A region of
+    interest is not linear along the axes; with one, it is the steps one by one.
 
     Args:
-        score: (B, H, W), any floating dtype.
-        size: (h, w) of the image, in pixels.
+        score, size, looked_at: as of :func:`anomaly_map`.
 
     Returns:
         anomaly map, (B, h, w) float32; image score, (B,) float32.
     """
+    if looked_at is not None:
+        maps = anomaly_map(score, size, looked_at)
+        return maps, image_score(maps)
     score = score.float()
     map_rows, mean_rows = _axis(score.shape[1], size[0], score.device)
     map_columns, mean_columns = _axis(score.shape[2], size[1], score.device)
@@ -105,7 +117,11 @@ def image_score(anomaly_map: Tensor) -> Tensor:
 
 
 def score_tiles(
-    score_map: Callable[[Tensor], Tensor], picture: Picture, image_size: int, tiling: Tiling
+    score_map: Callable[[Tensor], Tensor],
+    picture: Picture,
+    image_size: int,
+    tiling: Tiling,
+    roi: Roi | None = None,
 ) -> tuple[Tensor, float]:
     """Anomaly map and image score of one image, tile by tile.
 
@@ -117,6 +133,7 @@ def score_tiles(
         picture: the image, (h, w).
         image_size: S.
         tiling: how it is cut.
+        roi: its region of interest; None: all of it.
 
     Returns:
         map, (h, w) float32 on the CPU; score.
@@ -125,24 +142,30 @@ def score_tiles(
     side = (image_size, image_size)
 
     def maps() -> Iterator[Tensor]:
-        tiles = mosaic.cut(picture)
+        tiles = mosaic.cut(picture, roi)
         while batch := list(islice(tiles, _BATCH)):
             yield from upsample(score_map(torch.stack(batch)), side).cpu()
 
-    return finish_blended(mosaic.blend(maps()), picture.size)
+    return finish_blended(mosaic.blend(maps()), picture.size, roi)
 
 
-def finish_blended(blended: Tensor, size: tuple[int, int]) -> tuple[Tensor, float]:
+def finish_blended(
+    blended: Tensor, size: tuple[int, int], roi: Roi | None = None
+) -> tuple[Tensor, float]:
     """Anomaly map and image score from the blended map of an image.
 
     Args:
         blended: (H, W), not smoothed.
         size: (h, w) of the image.
+        roi: its region of interest; None: all of it.
 
     Returns:
         map, (h, w); score.
     """
     with torch.inference_mode():
+        looked_at = None if roi is None else inside(roi, (len(blended), blended.shape[1]))
+        if looked_at is not None:
+            blended = blended * looked_at
         smoothed = torch.empty_like(blended)
         scores = []
         height, margin = len(blended), SMOOTHING // 2
@@ -151,11 +174,15 @@ def finish_blended(blended: Tensor, size: tuple[int, int]) -> tuple[Tensor, floa
             first = max(top - margin, 0)
             band = smooth(blended[None, first : bottom + margin])[0]
             smoothed[top:bottom] = band[top - first : bottom - first]
+            if looked_at is not None:
+                smoothed[top:bottom] *= looked_at[top:bottom]
             # Windows that end in this band; those that end further down come with the next.
             scores.append(image_score(smoothed[None, max(top - POOLING + 1, 0) : bottom]))
         score = float(torch.cat(scores).max())
         if size != smoothed.shape:
             smoothed = F.interpolate(smoothed[None, None], size=size, mode="bilinear")[0, 0]
+            if roi is not None:
+                smoothed *= inside(roi, size)
     return smoothed, score
 
 

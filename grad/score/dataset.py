@@ -12,6 +12,7 @@ from torch import Tensor
 
 from grad.data.images import image_size, load_mask
 from grad.data.mosaic import Mosaic
+from grad.data.roi import inside
 from grad.data.samples import MaskRule, Sample
 from grad.data.tiling import Tiling
 from grad.features.features import Features
@@ -21,6 +22,7 @@ from grad.model.measure import extend_class, images_measured, leaving_out
 from grad.score.anomaly_map import anomaly_map, finish_blended, image_score, upsample
 from grad.score.metrics.classes import ClassMetrics, ClassReport
 from grad.score.metrics.pixels import exact_pixels
+from grad.score.regions import cut_small_peaks, map_pixels
 from grad.system import distributed
 from grad.system.progress import Progress
 
@@ -87,7 +89,9 @@ def evaluate(
                 size = (maps.shape[1], maps.shape[2])
                 masks = [_mask(sample, size) for sample in of_class]
                 labels = [sample.anomalous for sample in of_class]
-                metrics[name].update(maps[rows], masks, scores[rows], labels)
+                looked_at = _looked_at(of_class, size)
+                parts = [sample.part for sample in of_class]
+                metrics[name].update(maps[rows], masks, scores[rows], labels, looked_at, parts)
                 for observer in seen:
                     observer.add(of_class, scores[rows], maps[rows])
             progress.advance(len(samples))
@@ -120,11 +124,14 @@ def scored(
         return
     for first in range(0, len(features), _BATCH):
         indices = range(first, min(first + _BATCH, len(features)))
+        samples = [features.samples[i] for i in indices]
+        size = (image_size, image_size)
+        looked_at = _looked_at(samples, size)
         with torch.inference_mode():
             _, score = model.loss_and_score(features.batch(indices).to(device).float())
-            maps = anomaly_map(score, (image_size, image_size))
+            maps = anomaly_map(score, size, None if looked_at is None else looked_at.to(device))
             scores = image_score(maps)
-        yield [features.samples[i] for i in indices], scores.cpu(), maps.cpu()
+        yield samples, scores.cpu(), _without_small_peaks(maps.cpu(), samples)
 
 
 def _scored_by_tiles(
@@ -140,8 +147,9 @@ def _scored_by_tiles(
                     _, score = model.loss_and_score(tiles.to(device).float())
                     yield from upsample(score, (side, side)).cpu()
 
-        anomaly_map, score = finish_blended(Mosaic.of_image(tiling, size, side).blend(maps()), size)
-        yield [sample], torch.tensor([score]), anomaly_map[None]
+        blended = Mosaic.of_image(tiling, size, side).blend(maps())
+        anomaly_map, score = finish_blended(blended, size, sample.roi)
+        yield [sample], torch.tensor([score]), _without_small_peaks(anomaly_map[None], [sample])
 
 
 def good_scores(
@@ -264,6 +272,27 @@ def _rows_by_class(samples: list[Sample]) -> dict[str, list[int]]:
     for row, sample in enumerate(samples):
         rows.setdefault(sample.class_name, []).append(row)
     return rows
+
+
+def _looked_at(samples: Sequence[Sample], size: tuple[int, int]) -> Tensor | None:
+    """The regions of interest of some samples, (B, h, w) bool; None where all look at all."""
+    if all(sample.roi is None for sample in samples):
+        return None
+    whole = torch.ones(size, dtype=torch.bool)
+    return torch.stack([whole if s.roi is None else inside(s.roi, size) for s in samples])
+
+
+def _without_small_peaks(maps: Tensor, samples: Sequence[Sample]) -> Tensor:
+    """(B, h, w) -> the same with the smallest region that counts in each image."""
+    if all(sample.min_area <= 1 for sample in samples):
+        return maps
+    size = (maps.shape[1], maps.shape[2])
+    return torch.stack(
+        [
+            cut_small_peaks(one, map_pixels(s.min_area, image_size(s.path), size))
+            for one, s in zip(maps, samples, strict=True)
+        ]
+    )
 
 
 def _mask(sample: Sample, size: tuple[int, int]) -> Tensor | None:

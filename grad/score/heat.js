@@ -56,6 +56,37 @@ export function drawRamp(canvas, colours) {
   drawHeat(canvas, { width: 256, height: 1, data: [...Array(256).keys()] }, null, colours);
 }
 
+/** A map without what is above a level in smaller regions than a share of it, as regions.py; the
+ * largest region stays in any case. */
+export function withoutSmall(map, level, share) {
+  const { width, height, data } = map;
+  const least = Math.ceil(share * width * height);
+  if (!(least > 1) || level === Infinity) return map;
+  const region = new Int32Array(data.length);
+  const areas = [0];
+  for (let start = 0; start < data.length; start++) {
+    if (region[start] || !(data[start] > level)) continue;
+    const [number, stack] = [areas.push(0) - 1, [start]];
+    region[start] = number;
+    while (stack.length) {
+      const at = stack.pop();
+      areas[number]++;
+      const [x, y] = [at % width, Math.floor(at / width)];
+      for (let v = Math.max(0, y - 1); v <= Math.min(height - 1, y + 1); v++) {
+        for (let u = Math.max(0, x - 1); u <= Math.min(width - 1, x + 1); u++) {
+          const near = v * width + u;
+          if (region[near] || !(data[near] > level)) continue;
+          region[near] = number;
+          stack.push(near);
+        }
+      }
+    }
+  }
+  const most = Math.min(least, Math.max(...areas));
+  const kept = data.map((value, at) => (areas[region[at]] < most && value > level ? level : value));
+  return { width, height, data: kept };
+}
+
 /** Where a map, its values taken at the pixels' centres, crosses a level (marching squares): the
  * path in a unit square. */
 export function contourPath({ width, height, data }, level) {

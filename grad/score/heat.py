@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from torch import Tensor
 
+from grad.score.regions import label_regions
 from grad.score.thresholds import Threshold, calibrated
 
 SCRIPT = Path(__file__).with_name("heat.js")
@@ -42,7 +43,11 @@ def colours() -> NDArray[np.uint8]:
 
 
 def overlay(
-    image: Image.Image, anomaly_map: Tensor, limit: Threshold | None, score: float
+    image: Image.Image,
+    anomaly_map: Tensor,
+    limit: Threshold | None,
+    score: float,
+    pixels: int = 1,
 ) -> Image.Image:
     """The image under its heat map, what is marked within a line; below it verdict and score.
 
@@ -52,6 +57,7 @@ def overlay(
         limit: the threshold of its class; None: colours go from the map's lowest value to its
             highest, and there is no verdict.
         score: of the image.
+        pixels: of the picture, in the smallest region that is marked.
 
     Returns:
         RGB, W wide and higher than H by the text.
@@ -70,7 +76,8 @@ def overlay(
     picture.paste(heat, mask=heat)
     if limit is None:
         return _captioned(picture, [f"score {score:.4g}"], None)
-    outline(picture, (values > limit.pixel_level(score, maximum)).numpy(), MARKED)
+    marked = label_regions(values, limit.pixel_level(score, maximum), pixels) > 0
+    outline(picture, marked, MARKED)
     anomalous = limit.is_anomalous(score, maximum)
     verdict = f"{'anomalous' if anomalous else 'good'} {limit.value(score, maximum):.2f}"
     return _captioned(picture, [verdict, f"score {score:.4g}"], anomalous)

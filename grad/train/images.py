@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
 from grad.data.demo import demo_dataset
 from grad.data.layouts import find_dataset
 from grad.data.leave_out import leave_out
+from grad.data.roi import find_rois, with_rois
 from grad.data.samples import Dataset, Sample, few_shot
 from grad.data.survey import check_masks
 from grad.data.validation import find_validation
@@ -30,12 +32,24 @@ def find_images(options: TrainOptions) -> tuple[Dataset, tuple[Sample, ...]]:
     dataset = _find_dataset(options)
     if options.leave_out is not None:
         dataset = leave_out(dataset, options.leave_out)
-    validation: tuple[Sample, ...] = ()
+    validation = dataset.validation
     if options.validation is not None:
         validation = find_validation(options.validation, dataset.classes, dataset.train)
     check_masks(dataset)
+    dataset, validation = with_rois(dataset, find_rois(dataset, options.roi), validation)
+    dataset, validation = _with_min_area(dataset, validation, options.min_area)
     workers = options.workers or default_workers()
     return with_white_level(dataset, options.white_level, workers, validation)
+
+
+def _with_min_area(
+    dataset: Dataset, validation: Sequence[Sample], min_area: int
+) -> tuple[Dataset, tuple[Sample, ...]]:
+    train, test, more = (
+        tuple(replace(sample, min_area=min_area) for sample in samples)
+        for samples in (dataset.train, dataset.test, validation)
+    )
+    return replace(dataset, train=train, test=test), more
 
 
 def compute_features_of(

@@ -149,6 +149,8 @@ class ModelTraining:
             tile=self.plan.options.tile,
             overlap=self.plan.options.overlap,
             white_level=split.training.samples[0].white_level,
+            rois={s.class_name: s.roi for s in split.training.samples if s.roi is not None},
+            min_area=self.plan.options.min_area,
         )
 
     def _announce(self, model: GRAD, classes: tuple[str, ...]) -> None:

@@ -41,7 +41,9 @@ class TrainOptions:
     """
 
     data: Path | None = option(
-        None, "Folder of images: MVTec AD or VisA layout, or good images only; none: the demo set."
+        None,
+        "Folder of images, whose layout is recognised, or a table of them (.csv, .jsonl); none: "
+        "the demo set.",
     )
     classes: str | None = option(None, "Classes to take, as NAME,NAME; none: all of them.")
     leave_out: Path | None = option(
@@ -114,6 +116,14 @@ class TrainOptions:
     overlap: int | None = option(
         None, "Pixels that neighbouring tiles share; none: a quarter of --tile."
     )
+    roi: Path | None = option(
+        None,
+        "Picture that is white where images are looked at, for classes without a roi.png in their "
+        "folder; none: the whole image.",
+    )
+    min_area: int = option(
+        1, "Pixels, of an image as it is, of the smallest region that makes it anomalous."
+    )
     out: Path | None = option(
         None, "Folder for the results, new or empty; none: a free name in runs/."
     )
@@ -130,12 +140,14 @@ class TrainOptions:
         "train, and thresholds come from folds of them.",
     )
     validation: Path | None = option(
-        None, "Folder of further good images for thresholds, DIR/CLASS; none: the share above."
+        None,
+        "Folder of further good images for thresholds, DIR/CLASS; none: what --data has for "
+        "validation, else the share above.",
     )
     group: str | None = option(
         None,
         "Regular expression on image paths: images for which it matches the same text, such as a "
-        "roll or a day, are of one fold; none: each image may be of any.",
+        "roll or a day, are of one fold; none: as --data has groups, else each may be of any.",
     )
     false_alarm_rate: Rate = option("auto", f"{RATE_HELP}.")
     threshold: Literal["good", "f1"] = option(
@@ -175,6 +187,7 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         check_lowest(self, few_shot=1, epochs=1, batch_size=1, image_size=16, workers=1, seed=0)
+        check_lowest(self, min_area=1)
         check_lowest(self, local_resolution=1, global_resolution=1)
         check_lowest(self, local_entries=1, global_entries=1)
         if self.seed >= 2**63:

@@ -16,9 +16,12 @@ from rich.console import Console
 
 from grad.data.leave_out import write_list
 from grad.data.samples import Dataset
+from grad.data.scan import count
 from grad.data.summary import show_dataset
 from grad.features.backbone import Backbone, load_backbone
+from grad.features.features import Features
 from grad.features.split import split_training
+from grad.features.strays import find_strays
 from grad.report.results import Results
 from grad.system import distributed
 from grad.system.devices import deterministic, find_device
@@ -71,8 +74,10 @@ def _run(options: TrainOptions, device: torch.device, console: Console) -> Path:
             compute_features_of(samples, plan, backbone, console)
             for samples in (dataset.train, dataset.test, validation)
         )
+        strays: list[Path] = []
         if distributed.is_main():
             remove_results(out)
+            strays = _name_strays(train, console)
         split = split_training(
             train, further, options.calibration_share, options.seed, options.group
         )
@@ -84,7 +89,8 @@ def _run(options: TrainOptions, device: torch.device, console: Console) -> Path:
             settings = metrics_settings(plan, backbone, split, test)
             about = describe_run(plan, dataset, backbone, out)
             if not validation:  # which would be what thresholds are made from
-                write_list(out / ODDEST, dataset.root, results.oddest())
+                listed = dict.fromkeys([*strays, *results.oddest()])
+                write_list(out / ODDEST, dataset.root, listed)
             results.write(out, settings, about, console, workers=plan.workers)
         print_line(f"Results are in {out}", None, console)
     return out
@@ -103,6 +109,21 @@ def _has_ended(options: TrainOptions, console: Console) -> bool:
         console,
     )
     return True
+
+
+def _name_strays(train: Features, console: Console) -> list[Path]:
+    """The training images that look like another class; says so, a line for each such pair."""
+    found: dict[tuple[str, str], list[Path]] = {}
+    for sample, like in find_strays(train):
+        found.setdefault((sample.class_name, like), []).append(sample.path.absolute())
+    for (name, like), paths in found.items():
+        print_line(
+            f"{name}: {count(len(paths), 'training image')} nearer to {like} than to the others, "
+            f"such as {paths[0]}: look at them; {ODDEST} will list them for --leave-out.",
+            "yellow",
+            console,
+        )
+    return [path for paths in found.values() for path in paths]
 
 
 @contextmanager

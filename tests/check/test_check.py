@@ -129,6 +129,19 @@ def test_copies_are_found_by_content(check, data, suffix):
     assert "1 training picture is there repeatedly" in out
 
 
+def test_near_copies_are_named(check, data):
+    source = Image.open(data / "one/train/good/one3.png")
+    source.save(data / "one/train/good/saved-again.jpg", quality=95)
+    source.point(lambda value: 0.9 * value).save(data / "one/test/good/darker.png")
+    code, out, _ = check()
+    assert code == 0
+    train, test = data / "one/train/good", data / "one/test/good"
+    assert "one: near copies among the training images: 1, the first is" in out
+    assert f"{train}/saved-again.jpg of {train}/one3.png" in out
+    assert "one: near copies of training images among the test images: 1" in out
+    assert f"{test}/darker.png of {train}/" in out
+
+
 def test_odd_sizes(check, data):
     save(data / "one/train/good/tiny.png", noise(1, (8, 8)))
     save(data / "two/train/good/huge.png", noise(2, (640, 600)))

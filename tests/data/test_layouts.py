@@ -31,7 +31,7 @@ def make_class(folder, masks="{}_mask.png"):
 
 
 def counts(dataset):
-    return [tuple(vars(row).values()) for row in dataset.summary()]
+    return [tuple(vars(row).values())[:5] for row in dataset.summary()]
 
 
 # MVTec
@@ -337,11 +337,11 @@ def test_good_images_under_other_names(tmp_path, name):
 
 def test_what_lies_beside_the_known_folders_is_said(tmp_path):
     folder = make_class(tmp_path / "can")
-    write(folder / "test_public" / "good" / "0.png")
-    write(folder / "validation" / "good" / "0.png")
+    write(folder / "more" / "good" / "0.png")
+    write(folder / "loose.png")
     (note,) = find_dataset(tmp_path).notes
-    assert "test_public and 1 more are left out" in note
-    with pytest.raises(GradError, match="test_public"):
+    assert "loose.png and 1 more are left out" in note
+    with pytest.raises(GradError, match=r"loose\.png"):
         find_dataset(tmp_path, strict=True)
 
 
@@ -353,13 +353,6 @@ def test_good_images_in_subfolders_of_a_plain_folder(tmp_path):
     assert dataset.layout == "folder" and len(dataset.train) == 2 and not dataset.test
     assert any("monday, tuesday are taken as good ones" in note for note in dataset.notes)
     assert any("notes is left out" in note for note in dataset.notes)
-
-
-def test_good_beside_a_defect_is_told_how_to_be_laid_out(tmp_path):
-    write(tmp_path / "good" / "a.png")
-    write(tmp_path / "crack" / "a.png")
-    with pytest.raises(GradError, match=r"holds good .* CLASS/train/good"):
-        find_dataset(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../../x", "/tmp/x", "a/b", "..", "a\nb", "a\x1b[31m", "a\\b"])

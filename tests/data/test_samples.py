@@ -23,8 +23,8 @@ def test_demo_set_is_complete(demo):
     assert demo.layout == "mvtec"
     assert demo.notes == ()
     assert [tuple(vars(row).values()) for row in demo.summary()] == [
-        ("cookie", 31, 14, 32, 32),
-        ("pcb", 100, 30, 40, 40),
+        ("cookie", 31, 14, 32, 32, 0),
+        ("pcb", 100, 30, 40, 40, 0),
     ]
 
 

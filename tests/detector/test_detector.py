@@ -388,8 +388,8 @@ def test_a_score_that_is_not_finite_is_an_error(detector, tmp_path, monkeypatch,
     engine = type(detector._engine)
     original = engine.__call__
 
-    def broken(self, images):
-        maps, scores = original(self, images)
+    def broken(self, images, looked_at=None):
+        maps, scores = original(self, images, looked_at)
         scores = scores.clone()
         scores[0] = score
         return maps, scores

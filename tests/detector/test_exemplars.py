@@ -30,7 +30,7 @@ def test_they_are_evenly_spaced_and_bounded(monkeypatch):
 
 def test_as_features():
     features = features_of(
-        choose_exemplars(make_features(2).joined(make_features(1, 1, class_name="b")))
+        choose_exemplars(make_features(2).joined(make_features(1, 1, class_name="b"))), {}
     )
     assert [sample.class_name for sample in features.samples] == ["a", "a", "b"]
     assert len({sample.path for sample in features.samples}) == 3

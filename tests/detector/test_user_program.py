@@ -48,7 +48,8 @@ def test_the_programs_defaults_change_nothing(run, part, score, what, when, defa
     assert (result.score, result.anomaly_map.dtype) == (score, torch.float32)
     assert torch.get_default_dtype() == (torch.float32 if what == "meta" else what)
     result.overlay()
-    assert load(run).predict(part, tile=30).anomaly_map.shape == result.size
+    tiled = load(run).predict(part, tile=30).anomaly_map
+    assert (tiled.shape, tiled.dtype) == (result.size, torch.float32)
 
 
 def test_autocast_around_it_changes_nothing(run, part, score):

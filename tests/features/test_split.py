@@ -1,5 +1,6 @@
 """Which good images are learned from and which make thresholds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +138,17 @@ def test_wrong_folders_of_further_images(tmp_path):
 def test_what_is_a_single_image_or_group_is_never_left_out():
     assert fold_sources(samples(a=1, b=2)) == {"a": "training", "b": "folds"}
     assert fold_sources(samples(b=2), "[a-z]+$") == {"b": "training"}
+
+
+def test_a_class_without_further_images_has_folds():
+    split = split_training(features(samples(a=9, b=9)), features(samples(a=3)), 0.5, 0)
+    assert split.sources == {"a": "validation", "b": "folds"}
+    assert len(split.training) == 18 and len(split.calibration) == 3
+
+
+def test_groups_and_parts_of_samples_are_not_divided():
+    found = [replace(s, group=f"roll {i // 3}") for i, s in enumerate(samples(a=6))]
+    found += [replace(s, part=f"part {i // 2}") for i, s in enumerate(samples(b=4))]
+    found += samples(c=1)
+    assert fold_images(found) == [[0, 1, 2], [3, 4, 5], [6, 7], [8, 9], [10]]
+    assert len(fold_images(found, "/([0-9]+)", count=20)) == 6  # a pattern wins

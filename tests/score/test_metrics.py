@@ -350,3 +350,38 @@ def test_the_summary_is_plain_json_and_means_skip_undefined_values() -> None:
         **dict.fromkeys(METRICS[3:], 1),
     }
     assert summarize({"nut": bare})["mean"]["pixel_ap"] is None
+
+
+def test_a_part_scores_as_its_worst_view():
+    """Two batches and a merge; a part's views may come in any of them; single images are parts."""
+    one, other = ClassMetrics("bolt"), ClassMetrics("bolt")
+    views = [  # score, anomalous, part
+        (0.1, False, "a"),
+        (0.6, True, "b"),
+        (0.9, False, "b"),
+        (0.3, False, "a"),
+        (0.7, False, None),
+        (0.2, True, "c"),
+    ]
+    for metrics, some in ((one, views[:2]), (one, views[2:4]), (other, views[4:])):
+        scores = torch.tensor([score for score, _, _ in some])
+        labels, parts = [bad for _, bad, _ in some], [part for _, _, part in some]
+        metrics.update(scores[:, None, None].expand(-1, 4, 4), None, scores, labels, parts=parts)
+    one.merge(other)
+    report = one.compute()
+    truth, score = [0, 1, 0, 1], [0.3, 0.9, 0.7, 0.2]  # a, b, the single one, c
+    assert report.values["part_auroc"] == roc_auc_score(truth, score)
+    summary = summarize({"bolt": report, "nut": ClassMetrics("nut").compute()})
+    assert list(summary["mean"])[3] == "part_auroc" and summary["mean_over"]["part_auroc"] == 1
+    assert summary["mean"]["part_auroc"] == report.values["part_auroc"]
+
+
+def test_parts_of_one_view_are_images():
+    metrics = ClassMetrics("bolt")
+    maps = torch.rand(2, 4, 4)
+    metrics.update(maps, None, torch.rand(2), [False, True], parts=["a", "b"])
+    assert "part_auroc" not in metrics.compute().values
+    metrics.update(maps, None, torch.rand(2), [True, True], parts=["a", "b"])
+    report = metrics.compute()
+    assert report.values["part_auroc"] is None
+    assert report.reasons["part_auroc"] == "no good and anomalous parts to test on"

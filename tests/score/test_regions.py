@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from grad.score.regions import find_regions
+from grad.score.regions import cut_small_peaks, find_regions, label_regions, map_pixels
 
 
 def test_a_region_is_what_one_would_measure_by_hand():
@@ -58,3 +58,48 @@ def flood(marked):
             edge += near
         parts.append(part)
     return parts
+
+
+def highest_counting(values, pixels):
+    """The highest level whose pixels hold a region of so many, by trying all levels."""
+    for level in sorted(set(values.ravel().tolist()), reverse=True):
+        if max(map(len, flood(values >= level))) >= pixels:
+            return level
+    raise AssertionError
+
+
+@given(
+    arrays.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 8), st.integers(1, 8)),
+        elements=st.integers(0, 12).map(float),
+    ),
+    st.integers(1, 40),
+)
+def test_peaks_that_no_region_of_the_size_reaches_are_cut(values, pixels):
+    cut = cut_small_peaks(torch.from_numpy(values), pixels)
+    level = highest_counting(values, min(pixels, values.size))
+    assert torch.equal(cut, torch.from_numpy(values).clamp(max=level))
+
+
+@given(arrays.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))), st.integers(1, 12))
+def test_small_regions_are_none_but_the_largest_stays(marked, pixels):
+    values = torch.from_numpy(marked.astype(np.float32))
+    sizes = sorted((len(part) for part in flood(marked)), reverse=True)
+    kept = [size for size in sizes if size >= pixels] or [s for s in sizes if s == sizes[0]]
+    areas = sorted((r.area for r in find_regions(values, 0.5, pixels)), reverse=True)
+    assert areas == kept
+    assert int((label_regions(values, 0.5, pixels) > 0).sum()) == sum(kept)
+
+
+@pytest.mark.parametrize(
+    ("area", "image", "size", "pixels"),
+    [
+        (1, (100, 100), (10, 10), 1),
+        (100, (100, 100), (10, 10), 1),
+        (101, (100, 100), (10, 10), 2),
+        (4, (10, 10), (20, 20), 16),
+    ],
+)
+def test_an_area_of_the_image_is_one_of_the_map(area, image, size, pixels):
+    assert map_pixels(area, image, size) == pixels

@@ -46,6 +46,23 @@ def test_defects_among_the_good_images_are_listed_and_left_out(train, data, tmp_
     assert images["a"]["train"] == 18 and images["b"]["train"] == 18
 
 
+def test_images_of_another_class_are_named_and_listed(train, data, tmp_path, capsys):
+    strays = [data / f"b/train/good/from-a{i}.png" for i in range(2)]
+    for i, path in enumerate(strays):
+        shutil.copy(data / f"a/train/good/a{i}.png", path)
+    try:
+        assert train(tmp_path / "run") == 0
+    finally:
+        for path in strays:
+            path.unlink()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "b: 2 training images nearer to a than to the others, such as" in said
+    assert said.count("nearer to") == 1
+    lines = [x for x in (tmp_path / "run/oddest.txt").read_text().splitlines() if x[0] != "#"]
+    assert lines[:2] == [f"b/train/good/from-a{i}.png" for i in range(2)]
+    assert len(set(lines)) == len(lines)
+
+
 def test_names_of_any_kind_come_back(tmp_path):
     names = (
         "plain.png",

@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from grad.detector.training.folds import raised_scores
+from grad.detector.training.folds import held_out_scores, raised_scores
 from grad.detector.training.loop import fit
 from grad.detector.training.schedule import Schedule
 from grad.features.features import Features
@@ -27,7 +27,7 @@ from grad.score.dataset import good_scores
 from grad.system.devices import choose_precision
 
 _SCHEDULE = Schedule(batch_size=16, decay="cosine")
-_STEPS = 60
+_STEPS = 45
 _FOLD_STEPS = 8  # of each copy that tells how much higher images score that it does not know
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
@@ -60,6 +60,9 @@ def go_on(
 ) -> Continuation:
     """Train a network for the class of further good images.
 
+    Of a class that the model knows few images are at hand, which the network then knows too well:
+    how it scores others is seen by training again without a part of them.
+
     Args:
         trained: without statistics; stays as it is.
         exemplars: of all classes that it knows, not cut into tiles.
@@ -72,26 +75,38 @@ def go_on(
     name = further.samples[0].class_name
     precision = choose_precision(_device(trained))
     mine = exemplars.of_classes([name])
-    parts = [further, mine] if len(mine) else [further]
     together = further.tiles().joined(mine)
     network = _network_of(trained, name, exemplars)
+    schedule = _for_steps(_STEPS, together)
+    start = copy.deepcopy(network)
     with torch.random.fork_rng():  # the program around has its own random numbers
-        fit(network, together, _for_steps(_STEPS, together), precision=precision, console=console)
-        found = raised_scores(
-            network,
-            parts,
-            image_size,
-            _for_steps(_FOLD_STEPS, together),
-            groups=groups,
-            precision=precision,
-            console=console,
-        )
-    shift = (1.0, 1.0)
-    if len(mine):
-        before, after = good_scores(trained, mine, image_size), found[1]
-        shift = (_shift(before[0][name], after[0][name]), _shift(before[1][name], after[1][name]))
+        fit(network, together, schedule, precision=precision, console=console)
+        if len(mine):
+            found = held_out_scores(
+                start,
+                network,
+                [further, mine],
+                image_size,
+                schedule,
+                groups=groups,
+                precision=precision,
+                console=console,
+            )
+            before = good_scores(trained, mine, image_size)
+            shift = (_shift(before[0][name], found[1][0]), _shift(before[1][name], found[1][1]))
+        else:
+            ((of_images, of_maxima),) = raised_scores(
+                network,
+                [further],
+                image_size,
+                _for_steps(_FOLD_STEPS, together),
+                groups=groups,
+                precision=precision,
+                console=console,
+            )
+            found, shift = [(of_images[name], of_maxima[name])], (1.0, 1.0)
     model = _with_network(trained, network, exemplars, further.tiles(), name)
-    return Continuation(model, found[0][0][name], found[0][1][name], shift)
+    return Continuation(model, *found[0], shift)
 
 
 def _network_of(trained: GRAD, name: str, exemplars: Features) -> GRAD:

@@ -118,6 +118,54 @@ def raised_scores(
     ]
 
 
+def held_out_scores(
+    start: GRAD,
+    trained: GRAD,
+    parts: Sequence[Features],
+    image_size: int,
+    schedule: Schedule,
+    *,
+    groups: str | None = None,
+    precision: Precision = "float32",
+    console: Console | None = None,
+) -> list[tuple[list[float], list[float]]]:
+    """Image scores and largest map values of images, each by a copy trained without its fold.
+
+    That costs a training for each fold, and shows all that it is worth to have known an image.
+
+    Args:
+        start: what the copies are before they are trained.
+        trained: on all images; scores those that can't be left out.
+        parts: of one class, together all that it was trained on.
+        schedule: that it was trained by.
+    """
+    found = [_of_one_class(good_scores(trained, part, image_size)) for part in parts]
+    folds = [_folds_of_all(part, groups) for part in parts]
+    count = max(map(len, folds))
+    for number in range(count):
+        without = copy.deepcopy(start)
+        fit(
+            without,
+            _without_fold(parts, folds, number),
+            schedule,
+            precision=precision,
+            console=console,
+            description=f"thresholds {number + 1}/{count}",
+        )
+        for part, of_part, known in zip(parts, folds, found, strict=True):
+            left = of_part[number] if number < len(of_part) else []
+            if left:
+                scored = _of_one_class(good_scores(without, part.subset(left), image_size))
+                for index, score, maximum in zip(left, *scored, strict=True):
+                    known[0][index], known[1][index] = score, maximum
+    return found
+
+
+def _of_one_class(found: tuple[ByClass, ByClass]) -> tuple[list[float], list[float]]:
+    (scores,), (maxima,) = (part.values() for part in found)
+    return scores, maxima
+
+
 def _without_fold(
     parts: Sequence[Features], folds: Sequence[Sequence[Sequence[int]]], number: int
 ) -> Features:

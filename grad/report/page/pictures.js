@@ -36,7 +36,8 @@ async function outlines(image, map) {
     const inside = (x, y) => mask.pixels[4 * (y * mask.width + x)] > 0;
     add("mask-line", borderPath(mask.width, mask.height, inside));
   }
-  add("marked-line", contourPath(map, markedFrom(image.raw, image.maximum, image.one.threshold)));
+  const level = markedFrom(image.raw, image.maximum, image.one.threshold);
+  add("marked-line", contourPath(withoutSmall(map, level, image.least), level));
   return svg;
 }
 

@@ -21,6 +21,7 @@ IMAGE_METRICS: dict[str, Callable[[Curve], Value]] = {
     "image_ap": Curve.average_precision,
     "image_f1max": Curve.f1_max,
 }
+PART_AUROC = "part_auroc"  # of classes with several views of a part; S-AUROC of Real-IAD
 PIXEL_METRICS: dict[str, Callable[[Curve], Value]] = {
     "pixel_auroc": Curve.auroc,
     "pixel_ap": Curve.average_precision,
@@ -36,7 +37,8 @@ class ClassReport:
     """Metrics of one class, as fractions in [0, 1]."""
 
     values: dict[str, float | None]
-    """Every key of ``METRICS``; None where it is undefined."""
+    """Every key of ``METRICS``, and of parts with several views ``PART_AUROC``; None where it is
+    undefined."""
     reasons: dict[str, str]
     """Why a metric is None, or what it leaves out."""
     error_bounds: dict[str, float]
@@ -61,6 +63,7 @@ class ClassMetrics:
         self.name = name
         self._scores: list[float] = []
         self._anomalous: list[bool] = []
+        self._parts: list[str | None] = []
         self._pixels = PixelScores(exact_pixels, bins)
         self._without_mask = 0
 
@@ -70,6 +73,8 @@ class ClassMetrics:
         masks: Sequence[Tensor | None] | Tensor | None,
         image_scores: Tensor,
         labels: Tensor | Sequence[bool],
+        looked_at: Tensor | None = None,
+        parts: Sequence[str | None] | None = None,
     ) -> None:
         """Adds a batch.
 
@@ -79,6 +84,9 @@ class ClassMetrics:
                 alone where no image has one. A good image needs none.
             image_scores: (B,) floats.
             labels: (B,) bools, whether the image is a defect.
+            looked_at: (B, h, w) bool, regions of interest; pixels outside count in no metric. None:
+                all are looked at.
+            parts: of B images the parts that they are views of; None: each is all of its part.
 
         Raises:
             GradError: a score is NaN or infinite, a mask's size is not the map's, or a good image
@@ -94,15 +102,18 @@ class ClassMetrics:
             )
         anomalous = [bool(label) for label in labels]
         given = [None] * len(anomalous) if masks is None else list(masks)
-        for anomaly_map, mask, defect in zip(maps, given, anomalous, strict=True):
-            self._add_pixels(anomaly_map, mask, defect)
+        regions = [None] * len(anomalous) if looked_at is None else list(looked_at)
+        for anomaly_map, mask, defect, region in zip(maps, given, anomalous, regions, strict=True):
+            self._add_pixels(anomaly_map, mask, defect, region)
         self._scores += scores.tolist()
         self._anomalous += anomalous
+        self._parts += [None] * len(anomalous) if parts is None else parts
 
     def merge(self, other: ClassMetrics) -> None:
         """Adds the images of another accumulator of the same class, such as another process's."""
         self._scores += other._scores
         self._anomalous += other._anomalous
+        self._parts += other._parts
         self._without_mask += other._without_mask
         self._pixels.merge(other._pixels)
 
@@ -113,11 +124,27 @@ class ClassMetrics:
         reason = self._image_reason()
         curve = None if reason else curve_of_scores(scores[~anomalous], scores[anomalous])
         _fill(report, IMAGE_METRICS, curve, reason)
+        self._fill_parts(report)
         curve = self._pixels.curve()
         _fill(report, PIXEL_METRICS, curve, self._pixel_reason(curve))
         return report
 
-    def _add_pixels(self, anomaly_map: Tensor, mask: Tensor | None, defect: bool) -> None:
+    def _fill_parts(self, report: ClassReport) -> None:
+        """A part scores as its worst view, and is anomalous where one of them is."""
+        members: dict[str | int, list[int]] = {}
+        for index, part in enumerate(self._parts):
+            members.setdefault(index if part is None else part, []).append(index)
+        if len(members) == len(self._parts):
+            return
+        scores = np.array([max(self._scores[i] for i in views) for views in members.values()])
+        bad = np.array([any(self._anomalous[i] for i in views) for views in members.values()])
+        reason = "" if 0 < bad.sum() < len(bad) else "no good and anomalous parts to test on"
+        curve = None if reason else curve_of_scores(scores[~bad], scores[bad])
+        _fill(report, {PART_AUROC: Curve.auroc}, curve, reason)
+
+    def _add_pixels(
+        self, anomaly_map: Tensor, mask: Tensor | None, defect: bool, looked_at: Tensor | None
+    ) -> None:
         if defect and mask is None:
             self._without_mask += 1
             return
@@ -128,13 +155,19 @@ class ClassMetrics:
                     f"A mask of class {self.name!r} is {_size(mask)} pixels and its anomaly map "
                     f"{_size(anomaly_map)}: resize the mask to the map."
                 )
+            if looked_at is not None:
+                mask = mask & looked_at
             areas = region_areas(mask.detach().cpu().numpy().astype(bool))
         if not defect and areas is not None and areas.any():
             raise GradError(
                 f"A good image of class {self.name!r} has defect pixels in its mask: "
                 "move it to a defect's folder, or remove the mask."
             )
-        self._pixels.add(anomaly_map.numpy(), areas)
+        scores = anomaly_map.numpy()
+        if looked_at is not None:
+            pixels = looked_at.numpy()
+            scores, areas = scores[pixels], None if areas is None else areas[pixels]
+        self._pixels.add(scores, areas)
 
     def _image_reason(self) -> str:
         if not self._anomalous:
@@ -185,12 +218,14 @@ def summarize(reports: Mapping[str, ClassReport]) -> dict[str, Any]:
         the value, None where none has; ``mean_over``: how many have. ``reasons`` by class and
         metric; ``error_bound``: the largest one of each metric over the classes.
     """
+    parts = [PART_AUROC] if any(PART_AUROC in report.values for report in reports.values()) else []
+    keys = (*IMAGE_METRICS, *parts, *PIXEL_METRICS)
     bounds = {
-        key: [report.error_bounds.get(key, 0.0) for report in reports.values()] for key in METRICS
+        key: [report.error_bounds.get(key, 0.0) for report in reports.values()] for key in keys
     }
     defined = {
-        key: [value for report in reports.values() if (value := report.values[key]) is not None]
-        for key in METRICS
+        key: [v for report in reports.values() if (v := report.values.get(key)) is not None]
+        for key in keys
     }
     return {
         "classes": {name: report.values for name, report in reports.items()},

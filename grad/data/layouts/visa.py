@@ -6,25 +6,35 @@ import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from grad.data.layouts.listed import inside
 from grad.data.samples import Sample, check_class_name
-from grad.data.scan import Reader, Samples, Scan, count, order
-from grad.system.errors import GradError, first_line
+from grad.data.scan import ClassImages, Reader, Samples, Scan, count, folders_in, order
+from grad.system.errors import GradError
 
-TABLE = Path("split_csv", "1cls.csv")
+_TABLE = Path("split_csv", "1cls.csv")
 _COLUMNS = ("object", "split", "label", "image", "mask")
 
 
-def visa_readers(root: Path) -> dict[str, Reader]:
-    """For each class of the table a function that finds its samples."""
+def recognise(root: Path, scan: Scan) -> tuple[str, dict[str, Reader]] | None:
+    """VisA: a table, and for each class of it a function that finds its samples.
+
+    Raises:
+        GradError: its images without the table.
+    """
+    if not (root / _TABLE).is_file():
+        if any((path / "Data" / "Images").is_dir() for path in [root, *folders_in(root)]):
+            where = root.parent if (root / "Data").is_dir() else root
+            raise GradError(f"--data {root} looks like VisA, but {where / _TABLE} is missing.")
+        return None
     rows: dict[str, list[_Row]] = {}
-    for row in _table(root / TABLE):
+    for row in _table(root / _TABLE):
         rows.setdefault(row.values["object"], []).append(row)
-    return {name: partial(_read_visa, root, name, of_class) for name, of_class in rows.items()}
+    return "visa", {name: partial(_read, root, name, mine) for name, mine in rows.items()}
 
 
-def _read_visa(root: Path, name: str, rows: list[_Row], scan: Scan) -> tuple[Samples, Samples]:
+def _read(root: Path, name: str, rows: list[_Row], scan: Scan) -> ClassImages:
     train: Samples = []
     test: Samples = []
     missing: list[Path] = []
@@ -35,22 +45,22 @@ def _read_visa(root: Path, name: str, rows: list[_Row], scan: Scan) -> tuple[Sam
                 f"{row.where}: split is {split[:99]!r} and label {label[:99]!r}, where GRAD "
                 "knows train or test, and normal or anomaly."
             )
-        path = _inside(root, row.values["image"], row.where)
-        mask = _inside(root, row.values["mask"], row.where) if row.values["mask"] else None
+        path = inside(root, row.values["image"], row.where)
+        mask = inside(root, row.values["mask"], row.where) if row.values["mask"] else None
         if not path.is_file():
             missing.append(path)
         elif split == "test":
-            test.append(_visa_test_sample(path, name, label == "anomaly", mask, missing))
+            test.append(_test_sample(path, name, label == "anomaly", mask, missing))
         elif label == "normal":
             train.append(Sample(path, name, "train"))
         else:
             scan.left_out(f"{row.where}: {path} is left out, as it is anomalous and for training")
     if missing:
         scan.left_out(f"{name}: {count(len(missing), 'listed file')} missing, first {missing[0]}")
-    return sorted(train, key=order), sorted(test, key=order)
+    return ClassImages(sorted(train, key=order), sorted(test, key=order))
 
 
-def _visa_test_sample(
+def _test_sample(
     path: Path, name: str, anomalous: bool, mask: Path | None, missing: list[Path]
 ) -> Sample:
     if not anomalous:
@@ -85,21 +95,3 @@ def _table(path: Path) -> Iterator[_Row]:
                 yield _Row(values, where)
     except (UnicodeDecodeError, csv.Error) as error:
         raise GradError(f"{path} is no table of comma-separated values ({error}).") from error
-
-
-def _inside(root: Path, entry: str, where: str) -> Path:
-    """The path of a table's entry, which must stay inside the data folder."""
-    relative = PurePosixPath(entry)
-    if not entry or relative.is_absolute() or ".." in relative.parts:
-        raise GradError(f"{where}: {entry!r} is no path inside {root}.")
-    path = root / relative
-    try:
-        inside = path.resolve().is_relative_to(root.resolve())
-        path.exists()
-    except (OSError, ValueError) as error:  # too long, a zero in it
-        raise GradError(
-            f"{where}: {entry[:200]!r} can't be a path ({first_line(error)})."
-        ) from None
-    if not inside:
-        raise GradError(f"{where}: {entry!r} is a link to a place outside {root}.")
-    return path
