@@ -27,7 +27,7 @@ from grad.score.dataset import good_scores
 from grad.system.devices import choose_precision
 
 _SCHEDULE = Schedule(batch_size=16, decay="cosine")
-_STEPS = 45
+_STEPS = 60
 _FOLD_STEPS = 8  # of each copy that tells how much higher images score that it does not know
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
