@@ -20,11 +20,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from accuracy.rows import Method
+from grad.detector.training.loop import fit
+from grad.detector.training.schedule import Schedule
 from grad.features.features import Features
 from grad.model.grad import GRAD
-from grad.train.loop import fit
 from grad.train.plan import TrainPlan
-from grad.train.schedule import Schedule
 
 BANK_ENTRIES = 4000  # of each class
 UNIAD_RATE = 1e-4

@@ -26,6 +26,9 @@ from common.facts import machine_facts, write_json
 from common.generated import generate_images
 
 from grad.data.samples import Sample
+from grad.detector.training.loop import fit, make_optimizer
+from grad.detector.training.schedule import Schedule
+from grad.detector.training.step import TrainingStep
 from grad.features.backbone import Backbone, load_backbone
 from grad.features.features import Features
 from grad.features.store import FeatureFile
@@ -34,9 +37,6 @@ from grad.model.grad import GRAD
 from grad.system.allocator import suit_large_tensors
 from grad.system.devices import choose_precision
 from grad.system.errors import GradError
-from grad.train.loop import fit, make_optimizer
-from grad.train.schedule import Schedule
-from grad.train.step import TrainingStep
 
 CPU = torch.device("cpu")
 SIZES = (224, 288, 352, 416, 512)

@@ -27,6 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from grad.data.images import load_image
 from grad.data.samples import Sample
+from grad.detector.training.loop import fit, make_optimizer
+from grad.detector.training.schedule import Schedule
+from grad.detector.training.step import TrainingStep
 from grad.features.backbone import Backbone, load_backbone
 from grad.features.batches import Loader, batches
 from grad.features.compute import compute_features
@@ -36,9 +39,6 @@ from grad.model.grad import GRAD
 from grad.system.allocator import suit_large_tensors
 from grad.system.devices import choose_precision
 from grad.system.errors import GradError
-from grad.train.loop import fit, make_optimizer
-from grad.train.schedule import Schedule
-from grad.train.step import TrainingStep
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PARTS = (

@@ -1,7 +1,8 @@
 """``model.safetensors``: weights, and in its metadata everything that predicting needs.
 
 Tensors ``model.*`` are GRAD's, ``backbone.*`` those of the frozen backbone, so that a model file
-needs nothing else. Tensors and JSON only: reading a checkpoint never runs code.
+needs nothing else; ``exemplars.CLASS`` are what it learns on with. Tensors and JSON only: reading a
+checkpoint never runs code.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from grad.data.samples import FULL_WHITE, Roi
+from grad.detector.exemplars import Exemplars
 from grad.features.backbone import Backbone, restore_backbone
 from grad.model.grad import GRAD
 from grad.score.thresholds import Calibration
@@ -33,7 +35,7 @@ from grad.system.version import __version__
 # Of models without and with statistics, whose tensors are others since the third.
 _FORMATS = {False: "grad-model/2", True: "grad-model/3"}
 
-_MODEL, _BACKBONE = "model.", "backbone."
+_MODEL, _BACKBONE, _EXEMPLARS = "model.", "backbone.", "exemplars."
 DIGEST = "digest"
 _VERSION = 12  # digits of the digest, enough to tell models apart
 
@@ -63,6 +65,8 @@ class Update:
         false_alarms: how many of them the model had called anomalous.
         still_alarms: how many of those it would call so yet, had it learned from the others alone.
         threshold_before, threshold_after: image score of the class; before None where it came new.
+        defects, found: defects that were judged by it then, which may have raised the threshold,
+            and how many of them it finds.
     """
 
     time: str
@@ -73,6 +77,8 @@ class Update:
     still_alarms: int
     threshold_before: float | None
     threshold_after: float
+    defects: int = 0
+    found: int = 0
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,7 @@ class LoadedModel:
         backbone: images to the feature maps that ``model`` takes.
         info: what belongs to them.
         calibration: thresholds; None for a run that was interrupted before it had any.
+        exemplars: images of each class, on the CPU; none where the model keeps none.
         origin: where it came from; None for one that is in no file yet.
     """
 
@@ -182,6 +189,7 @@ class LoadedModel:
     backbone: Backbone
     info: ModelInfo
     calibration: Calibration | None
+    exemplars: Exemplars = field(default_factory=dict)
     origin: Origin | None = None
 
 
@@ -191,6 +199,7 @@ def save_checkpoint(
     backbone: Backbone,
     info: ModelInfo,
     calibration: Calibration | None = None,
+    exemplars: Exemplars | None = None,
 ) -> None:
     """Write a model; the file is whole or not there.
 
@@ -199,6 +208,7 @@ def save_checkpoint(
     """
     tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
     tensors |= {_BACKBONE + name: tensor for name, tensor in backbone.state_dict().items()}
+    tensors |= {_EXEMPLARS + name: maps for name, maps in (exemplars or {}).items()}
     metadata = {
         "format": _FORMATS[model.statistics is not None],
         "model": json.dumps(asdict(model.settings)),
@@ -241,6 +251,8 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Loa
         backbone = restore_backbone(
             info.backbone, info.backbone_maps, state, inner=info.backbone_inner
         )
+        exemplars = dict(sorted(tensors_under(_EXEMPLARS, tensors).items()))
+        _check_exemplars(exemplars, info, model)
     if backbone.fingerprint != info.backbone_fingerprint:
         raise GradError(
             f"The model {path} is damaged (the weights of its backbone are not those that it was "
@@ -251,6 +263,7 @@ def load_checkpoint(path: Path | str, device: torch.device | str = "cpu") -> Loa
         backbone.to(device),
         info,
         calibration,
+        exemplars,
         origin=_origin(path, metadata, tensors),
     )
 
@@ -275,6 +288,20 @@ def load_origin(path: Path) -> Origin:
     with _opened(path) as file:
         metadata = file.metadata()
     return _origin(path, metadata, {} if DIGEST in metadata else _read(path)[1])
+
+
+def exemplar_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Of each class (n, H, W, C) of the exemplars that a model file holds; they are not read.
+
+    Raises:
+        GradError: as :func:`load_checkpoint`.
+    """
+    with _opened(path) as file, _explained(path):
+        names = [name for name in file.keys() if name.startswith(_EXEMPLARS)]  # noqa: SIM118
+        return {
+            name.removeprefix(_EXEMPLARS): tuple(file.get_slice(name).get_shape())
+            for name in sorted(names)
+        }
 
 
 def model_file(path: Path | str) -> Path:
@@ -385,6 +412,14 @@ def _origin(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) ->
     name = file.parent.name if file.name == MODEL else file.stem
     whole = metadata.get(DIGEST) or digest(metadata, tensors)  # older files have none
     return Origin(printable(name), whole[:_VERSION])
+
+
+def _check_exemplars(exemplars: Exemplars, info: ModelInfo, model: GRAD) -> None:
+    s = model.settings
+    for name, maps in exemplars.items():
+        shape = (len(maps), s.height, s.width, s.channels)
+        if name not in info.classes or maps.shape != shape or maps.dtype != torch.float16:
+            raise ValueError(f"its exemplars of {name} are {maps.dtype} {tuple(maps.shape)}")
 
 
 def _info(metadata: dict[str, str]) -> ModelInfo:

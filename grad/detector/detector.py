@@ -24,11 +24,19 @@ from torch import Tensor
 
 from grad.data.picture import Picture, collate
 from grad.data.roi import inside, paint_outside
-from grad.data.samples import Roi
+from grad.data.samples import Roi, check_class_name
 from grad.data.sources import Item, One, items_of
 from grad.data.tiling import Tiling, tiling_of
-from grad.detector.checkpoint import LoadedModel, ModelInfo, Origin, load_checkpoint
+from grad.detector.checkpoint import (
+    LoadedModel,
+    ModelInfo,
+    Origin,
+    load_checkpoint,
+    save_checkpoint,
+)
 from grad.detector.engine import Engine
+from grad.detector.features import features_of_images
+from grad.detector.learning import check_can_learn, learn, without_known_images
 from grad.detector.result import Result, check_score
 from grad.detector.threads import work_in_threads
 from grad.score.anomaly_map import score_tiles
@@ -64,15 +72,17 @@ class Detector:
         info: ModelInfo,
         calibration: Calibration | None,
         origin: Origin | None = None,
+        source: Path | LoadedModel | None = None,
     ) -> None:
         self._engine = engine
+        self._source = source
         self.info = info
         self.calibration = calibration
         self.origin = origin
 
     def __copy__(self) -> Detector:
         """Nothing in it changes, so a copy shares all of it."""
-        return Detector(self._engine, self.info, self.calibration, self.origin)
+        return self.with_calibration(self.calibration)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Detector:
         return self.__copy__()
@@ -110,6 +120,7 @@ class Detector:
         """
         loaded = load_checkpoint(path)
         detector = cls.of(loaded, device=device, precision=precision)
+        detector._source = Path(path)
         if false_alarm_rate is None:
             return detector
         if loaded.calibration is None:
@@ -132,13 +143,13 @@ class Detector:
             device=find_device(device),
             precision=precision,
         )
-        return cls(engine, loaded.info, loaded.calibration, loaded.origin)
+        return cls(engine, loaded.info, loaded.calibration, loaded.origin, loaded)
 
     def with_calibration(
         self, calibration: Calibration | None, origin: Origin | None = None
     ) -> Detector:
         """The same model with other thresholds; ``origin`` is its own where None is given."""
-        return Detector(self._engine, self.info, calibration, origin or self.origin)
+        return Detector(self._engine, self.info, calibration, origin or self.origin, self._source)
 
     def with_threshold(self, threshold: float) -> Detector:
         """The same model with one threshold of your own for image scores of all classes.
@@ -153,6 +164,46 @@ class Detector:
         if not 0 < threshold < float("inf"):
             raise GradError(f"--threshold {threshold} must be a number above 0.")
         return self.with_calibration(self.calibration.fixed(threshold))
+
+    def update(self, images: One | Iterable[One | Item], *, class_name: str) -> Detector:
+        """A detector that also knows some further good images, as ``grad update`` makes one.
+
+        This one stays as it is. :meth:`save` writes the new one.
+
+        Args:
+            images: good ones, as :meth:`predict` takes them; files that the model learned from
+                before are left out.
+            class_name: what they show; a name that the model does not know is one more class.
+
+        Raises:
+            GradError: an image that can't be used; images that were learned before; a model that
+                can't learn on, or whose file has changed.
+        """
+        loaded = replace(self._loaded(), calibration=self.calibration)
+        check_can_learn(loaded)
+        features = without_known_images(
+            loaded, features_of_images(loaded, images, check_class_name(class_name, "class_name"))
+        )
+        if not len(features):
+            raise GradError("The model learned from these images before: give new ones.")
+        learned = learn(loaded, features)
+        return Detector.of(learned, device=self.device, precision=self.precision)
+
+    def save(self, path: Path | str) -> None:
+        """Write the model as a ``model.safetensors``, which :meth:`load` reads.
+
+        Raises:
+            GradError: it can't be written; the file that it was read from has changed.
+        """
+        loaded = self._loaded()
+        save_checkpoint(
+            Path(path),
+            loaded.model,
+            loaded.backbone,
+            self.info,
+            self.calibration,
+            loaded.exemplars,
+        )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -340,6 +391,18 @@ class Detector:
             images = torch.stack(list(map(paint_outside, images, rois, looked_at)))
         maps, scores = self._engine(images, looked_at)
         return maps.cpu(), scores.cpu()
+
+    def _loaded(self) -> LoadedModel:
+        """The model as it was before it was prepared for predicting."""
+        if isinstance(self._source, LoadedModel):
+            return self._source
+        assert self._source is not None, "of an engine alone"
+        loaded = load_checkpoint(self._source, self.device)
+        if loaded.info != self.info:
+            raise GradError(
+                f"The model {self._source} has changed since it was read: load it again."
+            )
+        return loaded
 
     def _check_class(self, class_name: str | None) -> None:
         if class_name is not None and class_name not in self.classes:

@@ -75,19 +75,24 @@ def optimise(pipeline: Pipeline, device: torch.device, precision: Precision) -> 
     values = torch.zeros(1, inputs, settings.height, settings.width)
     values = values.to(memory_format=torch.channels_last)
     backbone = fold_batch_norms(pipeline.backbone, image)
-    model = copy.deepcopy(pipeline.model).requires_grad_(False)
-    model.fusion = fold_batch_norms(model.fusion, values)
+    on_cpu = device.type == "cpu" and onednn.is_available()
     if precision == "bfloat16":
         backbone.dtype = torch.bfloat16
         backbone.model.to(torch.bfloat16)
-        if isinstance(model.local, LocalPart):
-            model.local.hidden.to(torch.bfloat16)
-        model.fusion = nn.Sequential(_ToBfloat16(), model.fusion.to(torch.bfloat16))
-    for network in (backbone.model, model.fusion):
-        network.to(memory_format=torch.channels_last)
-    if device.type == "cpu" and onednn.is_available():
+    backbone.model.to(memory_format=torch.channels_last)
+    if on_cpu:
         backbone = onednn.fuse_convolutions(backbone, image)
-        model.fusion = onednn.fuse_convolutions(model.fusion, values)
+    model = copy.deepcopy(pipeline.model).requires_grad_(False)
+    for network in (model, *(model.branches.networks if model.branches else ())):
+        assert isinstance(network, GRAD)
+        network.fusion = fold_batch_norms(network.fusion, values)
+        if precision == "bfloat16":
+            if isinstance(network.local, LocalPart):
+                network.local.hidden.to(torch.bfloat16)
+            network.fusion = nn.Sequential(_ToBfloat16(), network.fusion.to(torch.bfloat16))
+        network.fusion.to(memory_format=torch.channels_last)
+        if on_cpu:
+            network.fusion = onednn.fuse_convolutions(network.fusion, values)
     return Pipeline(backbone, model, size).to(device)
 
 

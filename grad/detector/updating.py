@@ -34,4 +34,11 @@ def save_update(learned: LoadedModel, file: Path) -> None:
     """
     with replacing(file.with_name(PREVIOUS)) as temporary:
         shutil.copyfile(file, temporary)
-    save_checkpoint(file, learned.model, learned.backbone, learned.info, learned.calibration)
+    save_checkpoint(
+        file,
+        learned.model,
+        learned.backbone,
+        learned.info,
+        learned.calibration,
+        learned.exemplars,
+    )

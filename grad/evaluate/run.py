@@ -18,6 +18,7 @@ from grad.data.survey import check_masks
 from grad.data.white_level import with_white_level
 from grad.detector.checkpoint import (
     LoadedModel,
+    ModelInfo,
     load_calibration,
     load_checkpoint,
     model_files,
@@ -39,6 +40,7 @@ from grad.score.verdicts import judge_all
 from grad.system.devices import default_workers, find_device
 from grad.system.errors import GradError, first_line
 from grad.system.files import replacing_together
+from grad.system.progress import print_line
 from grad.system.run_folder import METRICS, RECORDS, REPORT, output_folder
 
 
@@ -117,7 +119,9 @@ def rejudge(options: EvaluateOptions, console: Console) -> None:
     summary, records = _read_metrics(run / METRICS), read_records(run / RECORDS)
     changed = {}
     for file, classes in _files(run, summary).items():
-        calibration = load_calibration(file)[1]
+        info, calibration = load_calibration(file)
+        if "models" not in summary["settings"]:  # as in an evaluation, of the model as it is
+            _say_learned(file, info, console)
         if calibration is None:
             advice = "give --data DIR with good training images to make some."
             raise GradError(no_thresholds(f"The model {file}", advice))
@@ -128,6 +132,18 @@ def rejudge(options: EvaluateOptions, console: Console) -> None:
     if options.save:
         _save(run, changed)
     show_verdicts(_judged(run, summary, records, changed), console)
+
+
+def _say_learned(file: Path, info: ModelInfo, console: Console) -> None:
+    """Say where stored scores are of a model before it learned on."""
+    names = ", ".join(sorted({update.class_name for update in info.updates}))
+    if names:
+        print_line(
+            f"The model {file} has learned {names} since these images were scored: give --data "
+            "DIR to score them by the model as it is.",
+            "yellow",
+            console,
+        )
 
 
 def _save(run: Path, changed: Mapping[Path, Calibration]) -> None:

@@ -104,7 +104,13 @@ class ExportGraph(nn.Module):
         with torch.no_grad():
             image = torch.zeros(1, 3, image_size, image_size)
             self.backbone = fold_batch_norms(backbone, image)
-            self.model = fold_batch_norms(model.eval(), self.backbone(image))
+            features = self.backbone(image)
+            self.model = fold_batch_norms(model.eval(), features)
+            if self.model.branches is not None:
+                networks = self.model.branches.networks
+                self.model.branches.networks = nn.ModuleList(
+                    fold_batch_norms(network, features) for network in networks
+                )
         self.image_size, self.resize = image_size, resize
         looked_at = None if roi is None else inside(roi, (image_size, image_size)).float()
         steps = _smoothed_upsampling if looked_at is None else _upsampling

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from grad.data.samples import Sample
 from grad.data.tiling import Tiling
-from grad.features.store import StoredMaps
+from grad.features.store import MapsInMemory, StoredMaps
 
 _BATCH = 16  # tiles read at once
 
 
 @dataclass(frozen=True)
 class Features:
-    """Feature maps of samples, read from disk as they are asked for.
+    """Feature maps of samples, read as they are asked for: from disk, but for a few.
 
     Attributes:
         samples: the images that could be read.
@@ -30,10 +30,16 @@ class Features:
 
     samples: tuple[Sample, ...]
     skipped: tuple[Path, ...]
-    _maps: tuple[StoredMaps, ...]
+    _maps: tuple[StoredMaps | MapsInMemory, ...]
     _places: tuple[tuple[int, int], ...]  # of each sample: (which file, which row)
     tiling: Tiling | None = None
     _counts: tuple[int, ...] = ()  # rows of each sample; none given: one of each
+
+    @classmethod
+    def in_memory(cls, samples: Sequence[Sample], maps: Tensor) -> Features:
+        """Those of samples whose maps (N, H, W, C) no file holds."""
+        places = tuple((0, row) for row in range(len(samples)))
+        return cls(tuple(samples), (), (MapsInMemory(maps),), places)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -97,6 +103,17 @@ class Features:
     def of_classes(self, names: Sequence[str]) -> Features:
         """Those of some classes; nothing is copied."""
         return self.subset([i for i, s in enumerate(self.samples) if s.class_name in names])
+
+    def joined(self, other: Features) -> Features:
+        """Both, one after the other, of which none is cut into tiles; nothing is copied."""
+        assert not self._counts and not other._counts
+        first = len(self._maps)
+        return Features(
+            self.samples + other.samples,
+            self.skipped + other.skipped,
+            self._maps + other._maps,
+            self._places + tuple((first + file, row) for file, row in other._places),
+        )
 
     def digest(self) -> str:
         """A digest of which features these are, of what images, in what order."""

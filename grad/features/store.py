@@ -6,16 +6,19 @@ that have no image. It is written last, so features without it are none.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
 import zlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from grad.system.errors import GradError, first_line
 from grad.system.files import replacing
@@ -104,6 +107,27 @@ class StoredMaps:
             return found
 
         return [crc for found in pool.map(part, range(0, rows, step)) for crc in found]
+
+
+class MapsInMemory:
+    """Rows of features that no file holds, as :class:`StoredMaps` gives them.
+
+    Args:
+        maps: (N, H, W, C), any float dtype.
+    """
+
+    def __init__(self, maps: Tensor) -> None:
+        self._maps: Maps = maps.half().contiguous().numpy()
+        self.shape: tuple[int, ...] = self._maps.shape
+
+    @cached_property
+    def key(self) -> str:
+        """A digest of the features."""
+        return hashlib.sha256(self._maps.data.cast("B")).hexdigest()
+
+    def read_into(self, row: int, maps: Maps) -> None:
+        """Read one row; arguments as of :meth:`StoredMaps.read_into`."""
+        maps[:] = self._maps[row]
 
 
 class FeatureFile:

@@ -7,7 +7,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from grad.detector.checkpoint import ModelInfo, load_calibration, model_files
+from grad.detector.checkpoint import ModelInfo, exemplar_shapes, load_calibration, model_files
+from grad.detector.exemplars import describe_exemplars
 from grad.score.thresholds import Calibration
 from grad.system.progress import cell
 
@@ -27,6 +28,9 @@ def show_model(path: Path, console: Console) -> int:
             ("trained", f"{info.epochs} epochs by grad {info.grad_version}"),
             ("backbone", f"{info.backbone}, images at {side} x {side}{tiles}"),
         ]
+        kept = exemplar_shapes(file)
+        if kept:
+            rows.append(("to learn on", describe_exemplars(kept)))
         for name, value in rows:
             console.print(f"{name:<15} {value}", highlight=False, markup=False, soft_wrap=True)
         if calibration is not None:
@@ -48,7 +52,13 @@ def _thresholds(calibration: Calibration) -> Table:
 
 def _updates(info: ModelInfo) -> Table:
     table = Table(
-        "time (UTC)", "class", "images", "false alarms", "threshold", title="Learned since"
+        "time (UTC)",
+        "class",
+        "images",
+        "false alarms",
+        "threshold",
+        "defects found",
+        title="Learned since",
     )
     for update in info.updates:
         before = "new" if update.threshold_before is None else f"{update.threshold_before:.4g}"
@@ -59,5 +69,6 @@ def _updates(info: ModelInfo) -> Table:
             cell(f"{len(update.images)}: {names}"),
             str(update.false_alarms),
             f"{before} -> {update.threshold_after:.4g}",
+            f"{update.found} of {update.defects}" if update.defects else "-",
         )
     return table

@@ -161,6 +161,13 @@ def whitening(second_moment: Tensor) -> Tensor:
     return found
 
 
+def nearest_centre(values: Tensor, centres: Tensor, whitening: Tensor) -> Tensor:
+    """Of (B, C) the nearest of centres (G, C) each, Mahalanobis by a whitening: (B,) int64."""
+    values, centres = values @ whitening, centres @ whitening
+    # |x - c|^2 without |x|^2, which is the same for all classes.
+    return (centres.square().sum(dim=1) - 2 * values @ centres.T).argmin(dim=1)
+
+
 def second_moment(whitening: Tensor) -> Tensor:
     """What a :func:`whitening` was made of, (C, C) -> (C, C).
 

@@ -6,10 +6,13 @@ channels: maps (B, C, H, W) in channels_last memory are the matrix (B*H*W, C) wi
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import torch
 from torch import Tensor, nn
 
 from grad import ops
+from grad.model.branches import Branches
 from grad.model.fusion import fusion_network
 from grad.model.grids import GlobalPart, LocalPart
 from grad.model.lookup import look_up
@@ -47,6 +50,7 @@ class GRAD(nn.Module):
         self.fusion = fusion
         s = settings
         self.statistics = Statistics(s.channels, s.context) if s.statistics else None
+        self.branches: Branches | None = None
         self.jitter = (
             None if s.jitter == "off" else Jitter(s.jitter_probability, s.jitter_std, s.jitter)
         )
@@ -110,7 +114,8 @@ class GRAD(nn.Module):
         Returns:
             loss, scalar float32; score, (B, H, W) float32: the distance of each pixel from normal;
             with statistics the plain distance in training, and afterwards
-            :meth:`grad.model.statistics.Statistics.distance`.
+            :meth:`grad.model.statistics.Statistics.distance`; of classes that were learned later
+            by their own networks (:class:`grad.model.branches.Branches`).
         """
         features, context = self._standardised(features)
         batch, _, height, width = features.shape
@@ -122,7 +127,10 @@ class GRAD(nn.Module):
         if self.statistics is not None and not self.training:
             shape = (batch, height, width, -1)
             score = self.statistics.distance(rows.view(shape), prediction.view(shape), context)
-        return loss + lookup_loss, score.view(batch, height, width)
+        score = score.view(batch, height, width)
+        if self.branches is not None and not self.training:
+            score = self.branches.rescored(features, score)
+        return loss + lookup_loss, score
 
     def coordinates(self, features: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Where the grids are asked for these features: the lookups' coordinates, without jitter.
@@ -163,6 +171,19 @@ class GRAD(nn.Module):
         normal, lookup_loss = look_up(self.global_, self.local, features, jitter, jitter_state)
         prediction: Tensor = self.fusion(to_maps(normal, features))
         return prediction, lookup_loss
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *rest: object
+    ) -> None:
+        """Make the branches that the values to come are of."""
+        start = f"{prefix}branches."
+        names = [name.removeprefix(start) for name in state_dict if name.startswith(start)]
+        if names:
+            count = len({name.split(".")[1] for name in names if name.startswith("networks.")})
+            with torch.random.fork_rng(devices=[]):
+                networks = [GRAD.from_preset(**asdict(self.settings)) for _ in range(count)]
+            self.branches = Branches(self.settings.channels, networks)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _check_shape(self, features: Tensor) -> None:
         s = self.settings

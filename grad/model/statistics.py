@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from grad import ops
-from grad.model.gaussians import Places
+from grad.model.gaussians import Places, nearest_centre
 
 _SMALLEST = 1e-6  # plain distance below which there is no direction
 
@@ -101,9 +101,7 @@ class Statistics(nn.Module):
             return torch.zeros(len(features), dtype=torch.int64, device=features.device)
         means = [part.float().mean(dim=(1, 2)) for part in (features, context) if part.numel()]
         with torch.autocast(features.device.type, enabled=False):
-            images, centres = torch.cat(means, dim=1) @ self.spread, self.centre @ self.spread
-            # |x - c|^2 without |x|^2, which is the same for all classes.
-            return (centres.square().sum(dim=1) - 2 * images @ centres.T).argmin(dim=1)
+            return nearest_centre(torch.cat(means, dim=1), self.centre, self.spread)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *rest: object

@@ -131,7 +131,9 @@ def _image(
 ) -> dict[str, Any]:
     shown = picture.shown
     record = known[str(shown.sample.path.absolute())]
-    raised = record.map_maximum / max(shown.maximum, 1e-30)  # of good images; see grad.train.folds
+    raised = record.map_maximum / max(
+        shown.maximum, 1e-30
+    )  # of good images; see grad.detector.training.folds
     return {
         "class": index[shown.sample.class_name],
         "file": f"{shown.sample.path.parent.name}/{shown.sample.path.name}",

@@ -6,7 +6,8 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +26,11 @@ from grad.score.records import ImageRecord
 from grad.system.errors import GradError
 from grad.system.files import replacing
 from grad.system.progress import Progress
+
+LEARNED = (
+    "The model in this folder has learned since: this page is of the model before, and "
+    "grad evaluate with --data makes one of the model as it is."
+)
 
 # In this order they are one style sheet and one script.
 _STYLES = ("base.css", "tables.css", "plots.css", "gallery.css", "media.css")
@@ -96,17 +102,45 @@ def update_report(path: Path, metrics: Mapping[str, Any]) -> None:
     Raises:
         GradError: the file is no such report, or can't be read or written.
     """
-    if not path.exists():
-        return
+    if path.exists():
+        with _explained(path):
+            data = _read(path)
+            set_thresholds(data, metrics)
+        _write(path, data, metrics)
+
+
+def note_learned(path: Path, metrics: Mapping[str, Any], learned: bool) -> None:
+    """Let a report say, or say no more, that the model beside it has learned since.
+
+    Args:
+        path, metrics: as of :func:`update_report`.
+        learned: whether it has.
+
+    Raises:
+        GradError: as of :func:`update_report`.
+    """
+    if path.exists():
+        with _explained(path):
+            data = _read(path)
+            notes = [note for note in data["about"]["notes"] if note != LEARNED]
+            data["about"]["notes"] = notes + [LEARNED] * learned
+        _write(path, data, metrics)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = _DATA.search(path.read_text(encoding="utf-8"))
+    data: dict[str, Any] = json.loads(found[1]) if found else {}
+    return data
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
     try:
-        found = _DATA.search(path.read_text(encoding="utf-8"))
-        data = json.loads(found[1]) if found else {}
-        set_thresholds(data, metrics)
+        yield
     except (OSError, KeyError, ValueError) as error:
         raise GradError(
             f"{path} is no report of GRAD ({error}): remove it, or evaluate again with --data DIR."
         ) from error
-    _write(path, data, metrics)
 
 
 _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)

@@ -33,6 +33,7 @@ _LARGEST = math.log(float(np.finfo(np.float32).max)) - 1.0  # of a logarithm
 # A class of few images has a spread near 10 %, the middle of what real classes have (2 % to 45 %),
 # as far as two images would say so.
 _USUAL_SPREAD, _USUAL_IMAGES = 0.1, 2
+_LESS = 10.0  # false alarms at most that defects may move a limit to, as a divisor of the rate
 _COVERED = 0.9  # probability that the realised rate lies in its interval
 
 
@@ -106,6 +107,35 @@ class GoodScores:
             excess = float(self._excesses[max(rank, 1) - 1])
             return self._limit(excess, realised_interval(images, max(rank, 1)))
         return self._limit(max(self._fitted(rate), float(self._excesses[-1])), None)
+
+    def raised(self, limit: Limit, spreads: float) -> Limit:
+        """A limit that lies so many spreads higher, which fewer good images exceed."""
+        image, pixel = (
+            scale.score(float(scale.units([value])[0]) + spreads)
+            for scale, value in ((self._image, limit.image), (self._pixel, limit.pixel))
+        )
+        return Limit(image, pixel, None)
+
+    def gap(self, rate: float, defects: Sequence[tuple[float, float]]) -> float:
+        """How many spreads the limit for a rate can rise and still find what it finds.
+
+        To the middle between the good images and those defects above the limit, but no higher than
+        the limit for a tenth of the rate: a few defects don't tell how faint others are.
+
+        Args:
+            rate: as of :meth:`limit`.
+            defects: image score and largest map value of each.
+        """
+        limit = self.limit(rate)
+        lowest = self.excess(limit.image, limit.pixel)
+        found = [e for e in (self.excess(*scores) for scores in defects) if e > lowest]
+        if not found:
+            return 0.0
+        below = self._excesses[self._excesses < min(found)]
+        highest = max(lowest, float(below[-1]) if below.size else lowest)
+        most = self.limit(rate / _LESS)
+        middle = (highest + min(found)) / 2
+        return max(0.0, min(middle, self.excess(most.image, most.pixel)) - lowest)
 
     def p_value(self, score: float, maximum: float) -> float:
         """(1 + good images whose excess is as large at least) / (N + 1), of one image."""

@@ -54,6 +54,8 @@ class Threshold:
         interval: within which the rate on further good images lies in nine cases of ten; None where
             it was not made by rank.
         moved: when it was moved by hand, in UTC, ISO 8601; None: never.
+        raised: spreads of the good images by which known defects raised it above the limit for the
+            rate (:meth:`grad.score.false_alarms.GoodScores.gap`).
     """
 
     image: float
@@ -66,6 +68,7 @@ class Threshold:
     rate: float | None = None
     interval: tuple[float, float] | None = None
     moved: str | None = None
+    raised: float = 0.0
 
     def __post_init__(self) -> None:
         for typical, threshold in (
@@ -190,12 +193,17 @@ class Calibration:
     def at_rate(self, false_alarm_rate: Rate) -> Calibration:
         """Thresholds from the same good images at another false-alarm rate.
 
+        At the same rate, what defects raised stays raised.
+
         Raises:
             GradError: the rate is not between 0 and 1.
         """
         check_rate(false_alarm_rate)
+        raised: dict[str, float] = {}
+        if false_alarm_rate == self.false_alarm_rate:
+            raised = {name: limit.raised for name, limit in self.classes.items()}
         classes = {
-            name: self._threshold([name], good, false_alarm_rate)
+            name: self._threshold([name], good, false_alarm_rate, raised.get(name, 0.0))
             for name, good in self._known.items()
         }
         return replace(
@@ -228,8 +236,10 @@ class Calibration:
         )
         _check(of_images)
         _check(of_maxima)
+        others = {name: limit for name, limit in self.classes.items() if name != class_name}
         made = replace(
             self,
+            classes=others,
             good_scores=of_images,
             good_maxima=of_maxima,
             sources={class_name: "folds" if len(scores) > 1 else "training", **self.sources},
@@ -246,6 +256,22 @@ class Calibration:
         if class_name is None:
             return replace(self, unknown=limit)
         return replace(self, classes={**self.classes, class_name: limit})
+
+    def with_defects(self, class_name: str, defects: Sequence[tuple[float, float]]) -> Calibration:
+        """The threshold of a class raised into the gap between good images and defects, if any.
+
+        It only rises, so that there are no more false alarms than were asked for, and all defects
+        that it finds are found as before.
+
+        Args:
+            class_name: one that the model was trained on, whose threshold is from good images.
+            defects: image score and largest anomaly map value of each.
+        """
+        before, good = self.classes[class_name], self._known[class_name]
+        assert before.rate is not None
+        raised = good.gap(before.rate, defects)
+        after = self._threshold([class_name], good, before.rate, raised)
+        return replace(self, classes={**self.classes, class_name: after})
 
     def fixed(self, image: float) -> Calibration:
         """The same image threshold for all classes, which decides alone; those of pixels stay."""
@@ -300,9 +326,12 @@ class Calibration:
             [maximum for name in names for maximum in self.good_maxima[name]],
         )
 
-    def _threshold(self, names: Sequence[str], good: GoodScores, asked: Rate) -> Threshold:
+    def _threshold(
+        self, names: Sequence[str], good: GoodScores, asked: Rate, raised: float = 0.0
+    ) -> Threshold:
         rate = supported_rate(good.images) if asked == "auto" else asked
-        limit = good.limit(rate)
+        at_rate = good.limit(rate)
+        limit = good.raised(at_rate, raised) if raised else at_rate
         image, image_typical = _pair(limit.image, _median(self.good_scores, names))
         pixel, pixel_typical = _pair(limit.pixel, _median(self.good_maxima, names))
         return Threshold(
@@ -311,10 +340,12 @@ class Calibration:
             image_typical,
             pixel_typical,
             images=good.images,
-            note=self._note(names, good.images, rate, limit.interval),
+            note=self._note(names, good.images, rate, at_rate.interval)
+            + ("; raised to the middle between these and known defects" if raised else ""),
             joint=True,
             rate=rate,
             interval=limit.interval,
+            raised=raised,
         )
 
     def _note(

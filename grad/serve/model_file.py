@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from grad.data.samples import Sample
@@ -16,26 +15,17 @@ from grad.detector.checkpoint import (
 )
 from grad.detector.detector import Detector
 from grad.detector.features import features_for
-from grad.detector.learning import check_can_learn, learn, without_known_images
+from grad.detector.learning import (
+    check_can_learn,
+    judge_defects,
+    learn,
+    without_known_images,
+)
 from grad.detector.updating import claimed_update, save_update
 from grad.score.thresholds import Threshold, no_thresholds
 from grad.serve.scorer import Scorer
 from grad.system.clock import utc_time
 from grad.system.errors import GradError
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What a model learned from feedback.
-
-    Attributes:
-        update: the record in the model.
-        defects, found: how many defects there are, and how many the model finds now.
-    """
-
-    update: Update
-    defects: int
-    found: int
 
 
 class ModelFile:
@@ -76,14 +66,14 @@ class ModelFile:
 
     def learn_from(
         self, scorer: Scorer, class_name: str, good: Sequence[Path], defects: Sequence[Path]
-    ) -> tuple[Scorer, Learned]:
+    ) -> tuple[Scorer, Update]:
         """Let the model learn from images, as ``grad update`` does; the scorer then, and a record.
 
         Args:
             scorer: what is served now.
             class_name: of the images.
             good: to learn from.
-            defects: to judge by the model as it is then.
+            defects: may raise the threshold, and are judged by the model as it is then.
 
         Raises:
             GradError: the model can't learn, or from nothing new; the file can't be written, or is
@@ -101,11 +91,11 @@ class ModelFile:
                     "more that they were good."
                 )
             learned = learn(loaded, features)
+            if defects:
+                shown = [Sample(path, class_name, "train", True) for path in defects]
+                learned, _ = judge_defects(learned, features_for(loaded, shown))
             save_update(learned, self._file)
-        detector = self._load()
-        judged = [*detector.stream(defects, class_name=class_name, on_error=lambda error: None)]
-        found = sum(result.is_anomalous for result in judged)
-        return detector, Learned(learned.info.updates[-1], len(judged), found)
+        return self._load(), learned.info.updates[-1]
 
     def _check_unchanged(self, scorer: Scorer) -> None:
         now = load_origin(self._file)

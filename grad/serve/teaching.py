@@ -101,19 +101,18 @@ class Teaching:
             raise failures.not_done(
                 GradError(f"No image of class {name} was said to be good: there is nothing yet.")
             )
-        scorer, learned = await self._changed(
+        scorer, update = await self._changed(
             lambda: file.learn_from(self._inspector.scorer, name, good, defects)
         )
         assert scorer.origin is not None
-        update = learned.update
         return LearnedFeedback(
             class_name=name,
             images=list(update.images),
             false_alarms=update.false_alarms,
             threshold_before=update.threshold_before,
             threshold_after=update.threshold_after,
-            defects=learned.defects,
-            found=learned.found,
+            defects=update.defects,
+            found=update.found,
             time=update.time,
             model_version=scorer.origin.version,
         )

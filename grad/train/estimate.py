@@ -8,13 +8,13 @@ import time
 
 import torch
 
+from grad.detector.training.loop import make_optimizer
+from grad.detector.training.step import TrainingStep
 from grad.features.features import Features
 from grad.model.grad import GRAD
 from grad.system import distributed
 from grad.system.progress import describe_seconds
-from grad.train.loop import make_optimizer
 from grad.train.plan import TrainPlan
-from grad.train.step import TrainingStep
 
 _STEPS = 3  # the first prepares what the others use, and is not counted
 

@@ -10,6 +10,10 @@ import torch
 from rich.console import Console
 
 from grad.detector.checkpoint import ModelInfo, save_calibration, save_checkpoint
+from grad.detector.exemplars import Exemplars, choose_exemplars, describe_exemplars
+from grad.detector.training.folds import fold_scores
+from grad.detector.training.loop import Fit, fit
+from grad.detector.training.state import History
 from grad.features.backbone import Backbone
 from grad.features.features import Features
 from grad.features.split import TrainingSplit
@@ -23,11 +27,8 @@ from grad.system import distributed
 from grad.system.progress import print_line
 from grad.system.run_folder import MODEL
 from grad.train.estimate import describe_training, training_seconds
-from grad.train.folds import fold_scores
 from grad.train.log import RunLog
-from grad.train.loop import Fit, fit
 from grad.train.plan import TrainPlan
-from grad.train.state import History
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class ModelTraining:
             self._say_what_it_takes(model, tiles)
         result = self._fit(model, tiles, folder)
         if distributed.is_main():
-            save_checkpoint(file, model, self.backbone, self._info(split, result.epochs))
+            info, exemplars = self._info(split, result.epochs), self._exemplars(model, tiles)
+            save_checkpoint(file, model, self.backbone, info, exemplars=exemplars)
         if result.interrupted:
             self._say_interrupted(result, file)
             raise KeyboardInterrupt
@@ -109,6 +111,16 @@ class ModelTraining:
             console=self.console,
             on_epoch=log,
         )
+
+    def _exemplars(self, model: GRAD, tiles: Features) -> Exemplars:
+        """What the model keeps to learn on with; says so."""
+        if model.statistics is not None or not self.plan.options.update:
+            return {}
+        exemplars = choose_exemplars(tiles)
+        shapes = {name: tuple(maps.shape) for name, maps in exemplars.items()}
+        told = f"For `grad update` the model keeps {describe_exemplars(shapes)}"
+        print_line(f"{told}; --no-update leaves them out.", None, self.console)
+        return exemplars
 
     def _calibrate(self, model: GRAD, split: TrainingSplit) -> Calibration:
         """Thresholds from images kept apart; of classes without any, from folds of all others.

@@ -161,6 +161,11 @@ class TrainOptions:
         "Pixels of a mask that mark a defect: any above zero, or those above half of the mask's "
         "brightest, for masks in JPEG or with soft edges.",
     )
+    update: bool = option(
+        True,
+        "Keep what `grad update` needs in the model: of presets without statistics the features "
+        "of up to 16 images a class, 64 MiB at most.",
+    )
     exact_metrics: bool = option(
         False, "Keep the score of every pixel, 4 bytes each, however many there are."
     )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from grad.data.samples import Dataset
+from grad.detector.training.schedule import Schedule
 from grad.features.compute import default_cache
 from grad.features.weights import BUILT_IN_BACKBONE
 from grad.model.presets import PRESETS, Preset, PresetRow
@@ -19,7 +20,6 @@ from grad.model.settings import ModelSettings
 from grad.system import distributed
 from grad.system.devices import Precision, choose_precision, default_workers
 from grad.train.options import TrainOptions
-from grad.train.schedule import Schedule
 
 # What suits two CPU cores and, as it is small, the demo set; where there is a GPU, the paper's.
 _CPU_PRESET: Preset = "grad-plus"

@@ -12,19 +12,19 @@ from accuracy.rows import Row, Table
 from accuracy.runner import Runner
 from accuracy.store import Result, Store, data_digest
 from accuracy.tables import PLUS, TABLES
-from helpers.features import MapsInMemory
 from others.memory_bank import MemoryBank, neighbourhoods
 from others.uniad import UniAD, neighbours
 from rich.console import Console
 
 from grad.data.demo import demo_dataset
 from grad.data.samples import Sample
+from grad.detector.training.loop import fit
+from grad.detector.training.schedule import Schedule
 from grad.features.features import Features
+from grad.features.store import MapsInMemory
 from grad.model.grad import GRAD
-from grad.train.loop import fit
 from grad.train.options import TrainOptions
 from grad.train.plan import make_plan
-from grad.train.schedule import Schedule
 
 ROWS = [pytest.param(row, id=f"{t.number} {row.name}") for t in TABLES.values() for row in t.rows]
 

@@ -234,6 +234,20 @@ def test_a_header_that_does_not_fit_is_refused(model, backbone, info, path):
         load_checkpoint(path)
 
 
+def test_exemplars_come_back_and_must_fit(model, backbone, info, path):
+    s = model.settings
+    maps = torch.rand(2, s.height, s.width, s.channels).half()
+    name = info.classes[-1]
+    save_checkpoint(path, model, backbone, info, CALIBRATION, {name: maps})
+    checkpoint.save_calibration(path, CALIBRATION)
+    assert torch.equal(load_checkpoint(path).exemplars[name], maps)
+    assert checkpoint.exemplar_shapes(path) == {name: tuple(maps.shape)}
+    for wrong in ({"nobody": maps}, {name: maps.float()}, {name: maps[:, :-1]}):
+        save_checkpoint(path, model, backbone, info, CALIBRATION, wrong)
+        with pytest.raises(GradError, match="its exemplars of"):
+            load_checkpoint(path)
+
+
 def test_other_weights_of_the_backbone_are_refused(path):
     metadata, tensors = checkpoint._read(path)
     key = next(name for name in tensors if name.startswith("backbone.model."))

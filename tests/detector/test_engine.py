@@ -3,7 +3,7 @@ import threading
 
 import pytest
 import torch
-from helpers.features import measure_statistics
+from helpers.features import add_branches, measure_statistics
 from helpers.operators import assert_near
 from helpers.tiny_model import SIZE, make_run
 from torch import nn
@@ -60,6 +60,7 @@ KINDS = [
     {"preset": "grad-tiny", "local": "vq", "global_": "attention"},
     {"preset": "grad-plus"},
     {"preset": "grad-plus", "context": 10},
+    {"preset": "grad-tiny", "branches": True},
 ]
 
 
@@ -70,6 +71,10 @@ def test_every_kind_of_model(loaded, device, kind, precision, tolerance):
     model = GRAD.from_preset(kind["preset"], *_shape(loaded), **_options(kind)).eval()
     if "context" in kind:
         measure_statistics(model)
+    if "branches" in kind:
+        with torch.no_grad():
+            add_branches(model, loaded.backbone(IMAGES[:3]))
+            assert len(set(model.branches.of_images(loaded.backbone(IMAGES)).tolist())) > 1
     with torch.inference_mode():
         expected = Pipeline(loaded.backbone, model, SIZE)(IMAGES)
     maps, scores = Engine(loaded.backbone, model, SIZE, device=device, precision=precision)(IMAGES)
@@ -78,7 +83,7 @@ def test_every_kind_of_model(loaded, device, kind, precision, tolerance):
 
 
 def _options(kind):
-    return {name: value for name, value in kind.items() if name != "preset"}
+    return {name: value for name, value in kind.items() if name not in ("preset", "branches")}
 
 
 def _shape(loaded):

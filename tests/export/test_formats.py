@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.exporting import SIZE, make_backbone, make_graph, make_model, noise
+from helpers.features import add_branches
 
 from grad.export.formats import onnx as onnx_format
 from grad.export.formats.base import FORMATS
@@ -100,6 +101,18 @@ def test_statistics_and_context(backbone, tmp_path, name):
     assert_runs_like_its_graph(
         write(make_model(backbone, statistics=True, context=10), tmp_path, name)
     )
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino", "torch"])
+def test_networks_of_classes_that_were_learned_later(backbone, tmp_path, name):
+    if name == "openvino":
+        pytest.importorskip("openvino", reason="the extra `export` is not installed")
+    loaded = make_model(backbone)
+    images = torch.from_numpy(noise(3, SIZE, SIZE)).permute(0, 3, 1, 2) / 255.0
+    with torch.no_grad():
+        add_branches(loaded.model, backbone(images))
+    shapes = ((3, SIZE, SIZE), (1, 50, 120))
+    assert_runs_like_its_graph(write(loaded, tmp_path, name), shapes)
 
 
 def test_onnx_without_resize_in_another_opset(backbone, tmp_path):

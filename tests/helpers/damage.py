@@ -34,16 +34,16 @@ from grad.data.images import load_mask
 from grad.data.layouts import find_dataset
 from grad.data.samples import Sample
 from grad.detector.detector import Detector
+from grad.detector.training.loop import make_optimizer
+from grad.detector.training.schedule import Schedule
+from grad.detector.training.state import History, TrainingState
 from grad.features.backbone import load_backbone
 from grad.features.compute import compute_features
 from grad.model.grad import GRAD
 from grad.system.errors import GradError
 from grad.system.run_folder import METRICS, MODEL, RECORDS, REPORT, STATE
 from grad.train.__main__ import main as train
-from grad.train.loop import make_optimizer
 from grad.train.options import parse
-from grad.train.schedule import Schedule
-from grad.train.state import History, TrainingState
 from helpers.features import make_features
 from helpers.images import FakeBackbone, make_images
 from helpers.tiny_model import BACKBONE, make_run, pixels

@@ -1,26 +1,15 @@
 """Features that no backbone has made."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from grad.data.samples import Sample
 from grad.features.features import Features
+from grad.model.branches import Branches
+from grad.model.grad import GRAD
 from grad.model.measure import measure_features, measure_residuals
-
-
-class MapsInMemory:
-    """Feature maps (N, H, W, C) as :class:`grad.features.store.StoredMaps` gives them."""
-
-    key = "in memory"
-
-    def __init__(self, maps: Tensor) -> None:
-        self._maps = maps.half().numpy()
-        self.shape = self._maps.shape
-
-    def read_into(self, row, maps):
-        maps[:] = self._maps[row]
 
 
 def make_features(count=9, seed=0, *, shape=(6, 3, 3), broken=None, class_name="a"):
@@ -31,8 +20,21 @@ def make_features(count=9, seed=0, *, shape=(6, 3, 3), broken=None, class_name="
     maps = pattern + 0.1 * torch.randn(count, *size, channels, generator=generator)
     if broken is not None:
         maps[broken] = torch.nan
-    samples = tuple(Sample(Path(f"{i}.png"), class_name, "train") for i in range(count))
-    return Features(samples, (), (MapsInMemory(maps),), tuple((0, i) for i in range(count)))
+    samples = [Sample(Path(f"{i}.png"), class_name, "train") for i in range(count)]
+    return Features.in_memory(samples, maps)
+
+
+def add_branches(model, images):
+    """Give a model two further networks: of three classes, like images (3, C, H, W), the last."""
+    networks = [GRAD.from_preset(**asdict(model.settings)) for _ in range(2)]
+    for network in networks:
+        for parameter in network.parameters():
+            parameter.data.add_(0.1 * torch.randn(parameter.shape))
+        network.train()(images)
+    model.branches = Branches(model.settings.channels, networks)
+    means = images.float().mean(dim=(2, 3))
+    model.branches.place([torch.stack([m - 1e-3, m + 1e-3]) for m in means], [0, 1, 2])
+    return model.eval()
 
 
 def measure_statistics(model, classes=("a", "b")):
@@ -45,8 +47,7 @@ def measure_statistics(model, classes=("a", "b")):
         for _ in range(9):
             maps.append(mean + torch.randn(mean.shape, generator=generator))
             samples.append(Sample(Path(f"{len(samples)}.png"), name, "train"))
-    places = tuple((0, i) for i in range(len(samples)))
-    features = Features(tuple(samples), (), (MapsInMemory(torch.stack(maps)),), places)
+    features = Features.in_memory(samples, torch.stack(maps))
     measure_features(model.eval().statistics, features)
     with torch.no_grad():
         measure_residuals(model.statistics, model, features)

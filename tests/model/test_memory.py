@@ -2,15 +2,15 @@ import pytest
 import torch
 
 from grad.detector.checkpoint import ModelInfo, load_checkpoint, save_checkpoint
+from grad.detector.training.loop import make_optimizer
+from grad.detector.training.schedule import Schedule
 from grad.features.backbone import load_backbone
 from grad.features.weights import BUILT_IN_BACKBONE
 from grad.model.grad import GRAD
 from grad.model.memory import COMMITMENT, Attention, MemoryPart, VectorQuantisation
 from grad.system.errors import GradError
-from grad.train.loop import make_optimizer
 from grad.train.options import TrainOptions, parse, write_options
 from grad.train.plan import make_plan
-from grad.train.schedule import Schedule
 
 C, H, W = 6, 4, 3
 RIVALS = ["vq", "attention"]

@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.features import MapsInMemory
 from rich.console import Console
 
 from grad.data.samples import Sample
+from grad.detector.training.loop import fit
+from grad.detector.training.schedule import Schedule
 from grad.features.features import Features
 from grad.features.split import fold_images
+from grad.features.store import MapsInMemory
 from grad.model.gaussians import whitening
 from grad.model.grad import GRAD
 from grad.model.measure import (
@@ -23,8 +25,6 @@ from grad.model.measure import (
 from grad.model.settings import ModelSettings
 from grad.model.statistics import Statistics
 from grad.system.errors import GradError
-from grad.train.loop import fit
-from grad.train.schedule import Schedule
 
 SHAPE = (6, 3, 4)  # C, H, W
 

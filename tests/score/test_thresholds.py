@@ -349,3 +349,32 @@ def test_the_spread_of_few_images_tends_to_a_usual_one():
     assert 0.1 < two < 0.2
     logs = np.random.default_rng(0).normal(0, 0.02, 400)
     assert Scale.of(np.exp(logs)).spread == pytest.approx(0.02, rel=0.15)
+
+
+@given(calibrations(), st.lists(st.tuples(st.floats(0.1, 50.0), st.floats(0.1, 100.0)), max_size=5))
+def test_defects_only_raise_a_threshold_and_lose_none_that_it_found(make, defects):
+    before = make()
+    after = before.with_defects("a", defects)
+    one, other = before.classes["a"], after.classes["a"]
+    assert other.image >= one.image and other.pixel >= one.pixel and other.rate == one.rate
+    for defect in defects:
+        assert other.is_anomalous(*defect) or not one.is_anomalous(*defect)
+    assert {**after.classes, "a": one} == before.classes and after.unknown == before.unknown
+    assert after.at_rate(before.false_alarm_rate).classes == after.classes
+    assert after.at_rate(0.5 * before.false_alarm_rate) == make().at_rate(
+        0.5 * before.false_alarm_rate
+    )
+
+
+def test_a_clear_gap_is_used_but_not_all_of_it():
+    good = [float(score) for score in np.linspace(1.0, 1.5, 50)]
+    made = calibrate({"a": good}, {"a": good}, {"a": "folds"}, 0.1)
+    limit = made.classes["a"].image
+    near = made.with_defects("a", [(1.6, 1.6)]).classes["a"]
+    assert limit < 1.5 < near.image < 1.6 and near.raised > 0 and "known defects" in near.note
+    far = made.with_defects("a", [(100.0, 100.0)]).classes["a"]
+    assert near.image < far.image <= made.at_rate(0.01).classes["a"].image * (1 + 1e-5)
+    missed = made.with_defects("a", [(1.0, 1.0)])
+    assert missed == made, "no threshold falls"
+    further = made.with_defects("a", [(1.6, 1.6)]).knowing("a", [1.2], [1.2]).classes["a"]
+    assert further.raised == 0.0, "of other good images the gap is another"

@@ -17,6 +17,10 @@ from helpers.images import FakeBackbone, make_images
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from grad.detector.training.batch_norm import synchronized
+from grad.detector.training.loop import fit, make_optimizer
+from grad.detector.training.schedule import Schedule
+from grad.detector.training.step import TrainingStep
 from grad.features.compute import compute_features
 from grad.model.grad import GRAD
 from grad.model.measure import measure_features, measure_residuals
@@ -25,10 +29,6 @@ from grad.score.records import Recorder
 from grad.system import distributed
 from grad.system.errors import GradError, raise_once
 from grad.train.__main__ import main
-from grad.train.batch_norm import synchronized
-from grad.train.loop import fit, make_optimizer
-from grad.train.schedule import Schedule
-from grad.train.step import TrainingStep
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.features import MapsInMemory
 
 from grad.data.samples import Sample
 from grad.features.features import Features
+from grad.features.store import MapsInMemory
 from grad.model.grad import GRAD
 from grad.system.errors import GradError
 from grad.train.estimate import describe_training, training_seconds

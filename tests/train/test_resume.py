@@ -16,15 +16,15 @@ from helpers.images import make_images
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from grad.detector.training import state as training_state
+from grad.detector.training.loop import fit
+from grad.detector.training.schedule import Schedule
 from grad.model.grad import GRAD
 from grad.system.errors import GradError
 from grad.system.files import claimed
 from grad.system.run_folder import STATE
 from grad.train import images as run_images
-from grad.train import state as training_state
 from grad.train.__main__ import main
-from grad.train.loop import fit
-from grad.train.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 64

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,14 +22,19 @@ from grad.detector.checkpoint import (
     save_checkpoint,
 )
 from grad.detector.features import features_for
-from grad.detector.learning import check_can_learn, learn, without_known_images
+from grad.detector.learning import (
+    check_can_learn,
+    judge_defects,
+    learn,
+    without_known_images,
+)
 from grad.detector.updating import claimed_update, save_update
 from grad.features.features import Features
-from grad.score.dataset import scored
+from grad.report.write import note_learned
 from grad.system.devices import find_device
 from grad.system.errors import GradError
 from grad.system.names import printable
-from grad.system.run_folder import MODEL, PREVIOUS, empty_folder
+from grad.system.run_folder import METRICS, MODEL, PREVIOUS, REPORT, empty_folder
 from grad.train.update.options import UpdateOptions
 
 
@@ -59,10 +66,13 @@ def update(options: UpdateOptions, console: Console) -> Path:
                 "no other: give new ones with --good."
             )
         learned = learn(loaded, features, options.group, console)
-        _show_update(learned.info.updates[-1], known, console)
+        missed: list[tuple[Path, float]] = []
         if defects:
-            work.show_defects(learned, defects)
+            learned, missed = judge_defects(learned, work.features(defects, anomalous=True))
+        _show_update(learned.info.updates[-1], known, missed, console)
         target = _save(learned, file, options.out)
+        if options.out is None:
+            _note_report(file, learned=True)
     _say(f"The model is in {target}", console)
     return target
 
@@ -91,6 +101,7 @@ def undo(options: UpdateOptions, console: Console) -> Path:
         if before.updates != info.updates[:-1]:
             raise GradError(f"{previous} is not the model that {file} was before its last update.")
         os.replace(previous, file)
+        _note_report(file, learned=bool(before.updates))
     _say(f"The update of {info.updates[-1].time} is undone: {file}", console)
     return file
 
@@ -115,22 +126,6 @@ class _Work:
             strict=self.options.strict,
             console=self.console,
         )
-
-    def show_defects(self, learned: LoadedModel, paths: Sequence[Path]) -> None:
-        """Say which defects the new model finds, and which it misses."""
-        assert learned.calibration is not None
-        limit = learned.calibration.threshold(self.class_name)
-        features = self.features(paths, anomalous=True)
-        missed: list[tuple[str, float]] = []
-        for samples, scores, maps in scored(learned.model, features, learned.info.image_size):
-            maxima = maps.amax(dim=(1, 2)).tolist()
-            for sample, score, maximum in zip(samples, scores.tolist(), maxima, strict=True):
-                if not limit.is_anomalous(score, maximum):
-                    missed.append((str(sample.path), score))
-        found = len(features) - len(missed)
-        _say(f"{self.class_name}: {found} of {_count(len(features), 'defect')} found", self.console)
-        for path, score in missed:
-            _say(f"  missed: {path}, score {score:.3f} of {limit.image:.3f}", self.console)
 
 
 def _files(paths: Sequence[str]) -> list[Path]:
@@ -165,11 +160,27 @@ def _save(learned: LoadedModel, file: Path, out: Path | None) -> Path:
         save_update(learned, file)
         return file
     target = empty_folder(out) / MODEL
-    save_checkpoint(target, learned.model, learned.backbone, learned.info, learned.calibration)
+    save_checkpoint(
+        target,
+        learned.model,
+        learned.backbone,
+        learned.info,
+        learned.calibration,
+        learned.exemplars,
+    )
     return target
 
 
-def _show_update(update: Update, known: int, console: Console) -> None:
+def _note_report(file: Path, *, learned: bool) -> None:
+    """Let the report beside a model say whether it is of the model as it is."""
+    metrics = file.with_name(METRICS)
+    with suppress(GradError, OSError, ValueError):  # a damaged report has nothing to say
+        note_learned(file.with_name(REPORT), json.loads(metrics.read_text("utf-8")), learned)
+
+
+def _show_update(
+    update: Update, known: int, missed: Sequence[tuple[Path, float]], console: Console
+) -> None:
     images = _count(len(update.images), "image")
     text = f"{update.class_name}: learned from {images}"
     if update.false_alarms:
@@ -186,6 +197,11 @@ def _show_update(update: Update, known: int, console: Console) -> None:
     before = update.threshold_before
     was = "a new class" if before is None else f"before {before:.3f}"
     _say(f"{update.class_name}: threshold {update.threshold_after:.3f}, {was}", console)
+    if update.defects:
+        defects = _count(update.defects, "defect")
+        _say(f"{update.class_name}: {update.found} of {defects} found", console)
+    for path, score in missed:
+        _say(f"  missed: {path}, score {score:.3f} of {update.threshold_after:.3f}", console)
 
 
 def _count(number: int, what: str) -> str:

@@ -13,6 +13,10 @@ from rich.console import Console
 from torch import nn
 from torch.optim import AdamW
 
+from grad.detector.training.loss_watch import LossWatch
+from grad.detector.training.schedule import Schedule
+from grad.detector.training.state import History, TrainingState
+from grad.detector.training.step import TrainingStep
 from grad.features.batches import Loader, OnDevice, balanced_batches, batches
 from grad.features.features import Features
 from grad.model.grad import GRAD
@@ -22,10 +26,6 @@ from grad.model.memory import Memory
 from grad.system import distributed
 from grad.system.devices import Precision
 from grad.system.progress import Progress
-from grad.train.loss_watch import LossWatch
-from grad.train.schedule import Schedule
-from grad.train.state import History, TrainingState
-from grad.train.step import TrainingStep
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.features import MapsInMemory
 
 from grad.data.samples import Sample
+from grad.detector.training.folds import fold_scores
+from grad.detector.training.loop import fit
+from grad.detector.training.schedule import Schedule
 from grad.features.features import Features
+from grad.features.store import MapsInMemory
 from grad.model.grad import GRAD
 from grad.score.dataset import good_scores
-from grad.train.folds import fold_scores
-from grad.train.loop import fit
-from grad.train.schedule import Schedule
 
 SIDE = 32  # pixels, of the anomaly maps
 SCHEDULE = Schedule(epochs=20, batch_size=4)

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from grad.detector.training.batch_norm import synchronized
 from grad.model.grad import GRAD
 from grad.ops import draw_state
 from grad.system import distributed
 from grad.system.errors import GradError, first_line
-from grad.train.batch_norm import synchronized
 
 
 class TrainingStep:

@@ -4,17 +4,18 @@ import time
 
 import pytest
 import torch
-from helpers.features import MapsInMemory, make_features
+from helpers.features import make_features
 
+from grad.detector.training import loop as training
+from grad.detector.training.loop import fit, make_optimizer
+from grad.detector.training.schedule import Schedule
+from grad.detector.training.step import TrainingStep
 from grad.features.batches import Loader, balanced_batches, batches, fits
+from grad.features.store import MapsInMemory
 from grad.model.grad import GRAD
 from grad.model.grids import Grid
 from grad.system.devices import choose_precision
 from grad.system.errors import GradError
-from grad.train import loop as training
-from grad.train.loop import fit, make_optimizer
-from grad.train.schedule import Schedule
-from grad.train.step import TrainingStep
 
 SHAPE = (6, 3, 3)  # C, H, W
 

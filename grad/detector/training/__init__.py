@@ -1,0 +1,1 @@
+"""How a model's network is trained: the loop, its steps and their state, and scores by folds."""
