@@ -181,7 +181,7 @@ def test_options_and_extras_of_a_page_exist(page):
     known = {flag(field.name) for field in fields} | {"--config", "--help", *OTHER_OPTIONS}
     known |= {flag(f"no_{field.name}") for field in fields if field.type == "bool"}
     text = read(page)
-    assert not set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) - known
+    assert not set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)) - known
     extras = re.findall(r"(?:grad-anomaly|\.)\[([a-z,]+)\]", text)
     project = (ROOT / "pyproject.toml").read_text()
     assert all(f"\n{extra} = [" in project for one in extras for extra in one.split(","))
