@@ -92,7 +92,7 @@ struct Pack<A, 1> {
 // costs no instruction, but as much of the first-level cache's time.
 template <typename Value>
 inline __attribute__((always_inline)) Value in_register(Value value) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(__clang__)  // which has no such operands for vectors
   asm("" : "+v"(value));
 #endif
   return value;
