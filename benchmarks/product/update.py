@@ -67,8 +67,8 @@ def measure_light(loaded: LoadedModel, data: Dataset, cache: Path, rate: float) 
         for name in loaded.info.classes:
             mine = [sample for sample in data.test if sample.class_name == name]
             good, bad = ([s for s in mine if s.anomalous == kind] for kind in (False, True))
-            lit = [_relight(s, Path(folder, f"{name}-{i}.png")) for i, s in enumerate(good)]
-            dark = [_relight(s, Path(folder, f"{name}-bad{i}.png")) for i, s in enumerate(bad)]
+            lit = [relight(s, Path(folder, f"{name}-{i}.png")) for i, s in enumerate(good)]
+            dark = [relight(s, Path(folder, f"{name}-bad{i}.png")) for i, s in enumerate(bad)]
             seen = {
                 "other light, further good images": features_for(loaded, lit[1::2], cache=cache),
                 "other light, defects": features_for(loaded, dark, cache=cache),
@@ -138,7 +138,7 @@ def _aurocs(values: dict[str, float | None]) -> str:
     return " / ".join("-" if value is None else f"{value:.3f}" for value in both)
 
 
-def _relight(sample: Sample, path: Path) -> Sample:
+def relight(sample: Sample, path: Path) -> Sample:
     """The image in another light, as a file."""
     with Image.open(sample.path) as image:
         blurred = image.convert("RGB").filter(ImageFilter.GaussianBlur(BLUR))

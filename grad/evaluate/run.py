@@ -267,7 +267,7 @@ def _read_metrics(path: Path) -> dict[str, Any]:
     try:
         summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         json.dumps(summary, allow_nan=False)  # 1e999 would be written as infinite
-        if not summary["classes"]:
+        if not (summary["classes"] and summary["settings"]):
             raise ValueError("it has no classes")
     except FileNotFoundError:
         raise GradError(
