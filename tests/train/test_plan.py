@@ -22,7 +22,7 @@ def plan_of(*arguments) -> TrainPlan:
 def test_what_no_data_and_data_mean():
     demo = plan_of()
     assert (demo.preset, demo.image_size, demo.row.context) == ("grad-plus", 320, True)
-    assert demo.backbone == "tf_efficientnet_lite0"
+    assert demo.backbone == "tf_efficientnet_lite2"
     assert plan_of("--weights", "w.pth").backbone is None
     plain = plan_of("--preset", "grad-tiny").schedule()
     assert (plain.decay, plain.drops, plain.balance) == ("steps", None, False)
