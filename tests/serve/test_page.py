@@ -16,7 +16,6 @@ from helpers.serving import CALIBRATION, FakeDetector, encoded, grey, served, sp
 from grad.detector.checkpoint import Origin, Update
 from grad.predict.outputs import COLUMNS
 from grad.serve.feedback import FeedbackFolder
-from grad.serve.model_file import Learned
 from grad.serve.teaching import Teaching
 from grad.system.errors import GradError
 
@@ -320,9 +319,10 @@ class Moved:
     def learn_from(self, scorer, class_name, good, defects):
         if len(good) > 1:
             raise GradError("The model can't learn from two.")
-        update = Update("now", class_name, ("x",), ("0",), 1, 0, 3.0, 3.5)
+        found = {"defects": len(defects), "found": len(defects)}
+        update = Update("now", class_name, ("x",), ("0",), 1, 0, 3.0, 3.5, **found)
         learned = scorer.with_calibration(scorer.calibration, Origin("fake", "2" * 12))
-        return learned, Learned(update, len(defects), len(defects))
+        return learned, update
 
 
 @pytest.fixture
