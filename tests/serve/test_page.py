@@ -327,8 +327,8 @@ class Moved:
     def learn_from(self, scorer, class_name, good, defects):
         if len(good) > 1:
             raise GradError("The model can't learn from two.")
-        found = {"defects": len(defects), "found": len(defects)}
-        update = Update("now", class_name, ("x",), ("0",), 1, 0, 3.0, 3.5, **found)
+        found = len(defects)
+        update = Update("now", class_name, ("x",), ("0",), 1, 0, 3.0, 3.5, found, found)
         learned = scorer.with_calibration(scorer.calibration, Origin("fake", "2" * 12))
         return learned, update
 

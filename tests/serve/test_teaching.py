@@ -256,7 +256,7 @@ def test_what_cannot_learn_says_so(tiny, run, tmp_path):
     assert "nothing yet" in sentence(tiny.post("/learn?class_name=nut"), 409)
     keep(tiny, picture(tmp_path / "a.png").read_bytes(), class_name="nut")
     before = (run / MODEL).read_bytes()
-    assert "train it again" in sentence(tiny.post("/learn?class_name=nut"), 409)
+    assert "keeps no images to learn on with" in sentence(tiny.post("/learn?class_name=nut"), 409)
     assert (run / MODEL).read_bytes() == before and not (run / PREVIOUS).exists()
 
 
