@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -45,15 +46,25 @@ def read_roi(path: Path, painted: bool = True) -> Roi | None:
     Raises:
         GradError: the file can't be read, or is black.
     """
-    mask = load_mask(path.expanduser(), rule="half")
+    mask = load_mask(path.expanduser(), rule="half").numpy()
+    return _store(mask, f"The region of interest {path}", painted)
+
+
+def roi_of(picture: Picture, painted: bool = True) -> Roi | None:
+    """:func:`read_roi` of a picture that is decoded already."""
+    values = np.asarray(picture.rgb()).max(axis=2)
+    return _store(values > values.max() / 2, "The region of interest", painted)
+
+
+def _store(mask: NDArray[np.bool_], who: str, painted: bool) -> Roi | None:
     if not mask.any():
         raise GradError(
-            f"The region of interest {path} is black everywhere, so that nothing would be looked "
-            "at: make white what counts."
+            f"{who} is black everywhere, so that nothing would be looked at: make white what "
+            "counts."
         )
     if mask.all():
         return None
-    picture = Image.fromarray(mask.numpy())
+    picture = Image.fromarray(mask)
     picture.thumbnail((_LONGEST, _LONGEST), Image.Resampling.NEAREST)
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
@@ -143,7 +154,7 @@ def with_rois(
     )
     kept = tuple(sample for sample in test if _shows_its_defect(sample))
     notes = [
-        f"{name}: {_share(roi):.0%} of each image is looked at, its region of interest."
+        f"{name}: {looked_at_share(roi):.0%} of each image is looked at, its region of interest."
         for name, roi in sorted(rois.items())
         if name in dataset.classes
     ]
@@ -155,7 +166,10 @@ def with_rois(
     return replace(dataset, train=train, test=kept, notes=(*dataset.notes, *notes)), more
 
 
-def _share(roi: Roi) -> float:
+def looked_at_share(roi: Roi | None) -> float:
+    """The share of an image that lies in a region, at most 1."""
+    if roi is None:
+        return 1.0
     with Image.open(io.BytesIO(base64.b64decode(roi.mask))) as image:
         size = (image.height, image.width)
     return float(inside(roi, size).float().mean())

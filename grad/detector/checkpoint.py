@@ -55,22 +55,25 @@ class Origin:
 
 @dataclass(frozen=True)
 class Update:
-    """What a model learned after its training, once.
+    """What a model learned after its training, or which region it got, once.
 
     Attributes:
         time: when, in UTC, ISO 8601.
-        class_name: of the images.
+        class_name: of the images, or of the region; None: of all classes.
         images: names of their files.
         digests: of their contents, 16 hexadecimal digits each.
         false_alarms: how many of them the model had called anomalous.
         still_alarms: how many of those it would call so yet, had it learned from the others alone.
         threshold_before, threshold_after: image score of the class; before None where it came new.
+            Of all classes that of one not stated.
         defects, found: defects that were judged by it then, which may have raised the threshold,
             and how many of them it finds.
+        region: whether it got another region of interest, or none; where there are images too, the
+            threshold was made from these alone.
     """
 
     time: str
-    class_name: str
+    class_name: str | None
     images: tuple[str, ...]
     digests: tuple[str, ...]
     false_alarms: int
@@ -79,6 +82,7 @@ class Update:
     threshold_after: float
     defects: int = 0
     found: int = 0
+    region: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,19 @@ class ModelInfo:
         if class_name is None:
             class_name = next(iter(self.classes), "")
         return self.rois.get(class_name)
+
+    def is_cut_later(self, class_name: str | None) -> bool:
+        """Whether a class's scores are of a region that came after its threshold.
+
+        Then they are at most what the images behind the threshold would have scored. Of a class not
+        stated: whether those of any are.
+        """
+
+        def is_cut(name: str) -> bool:
+            made = [u.images for u in self.updates if u.region and u.class_name in (None, name)]
+            return name in self.rois and not self.rois[name].painted and not any(made[-1:])
+
+        return any(map(is_cut, self.classes if class_name is None else (class_name,)))
 
     @property
     def has_several_rois(self) -> bool:

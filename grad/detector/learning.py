@@ -52,6 +52,8 @@ def learn(
     features: Features,
     groups: str | None = None,
     console: Console | None = None,
+    *,
+    anew: bool = False,
 ) -> LoadedModel:
     """A model that also knows some further good images of a class, or of one more class.
 
@@ -64,6 +66,8 @@ def learn(
         features: of the images, all of one class, at least one.
         groups: which images belong together (:func:`grad.features.split.fold_images`).
         console: where progress goes; None for silence.
+        anew: whether these images alone, each of them, make the threshold of the class, as it has
+            just got a region of interest (:func:`grad.detector.region.in_region`).
 
     Raises:
         GradError: the model can't learn on, or its thresholds are not made from good images.
@@ -79,10 +83,11 @@ def learn(
     way = _train_on if loaded.model.statistics is None else _measure
     learned = way(loaded, calibration, features, groups, console)
     counted = [
-        [value for value, alarm in zip(values, picked, strict=True) if not alarm]
+        [value for value, alarm in zip(values, picked, strict=True) if anew or not alarm]
         for values in (learned.scores, learned.maxima)
     ]
-    after = learned.calibration.knowing(name, *counted)
+    known = learned.calibration.without(name) if anew else learned.calibration
+    after = known.knowing(name, *counted)
     still = map(after.classes[name].is_anomalous, learned.scores, learned.maxima)
     update = Update(
         time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -93,6 +98,7 @@ def learn(
         still_alarms=sum(alarm for alarm, was in zip(still, picked, strict=True) if was),
         threshold_before=None if before is None else before.image,
         threshold_after=after.classes[name].image,
+        region=anew,
     )
     classes = tuple(sorted({*info.classes, name}))
     info = replace(info, classes=classes, updates=(*info.updates, update))
@@ -115,8 +121,8 @@ def judge_defects(
         The model, and the path and image score of each defect that it misses.
     """
     calibration, update = learned.calibration, learned.info.updates[-1]
-    assert calibration is not None
     name = update.class_name
+    assert calibration is not None and name is not None
     by_class = good_scores(learned.model, features, learned.info.image_size)
     scores = [*zip(*(part[name] for part in by_class), strict=True)]
     calibration = calibration.with_defects(name, scores)

@@ -136,11 +136,14 @@ def rejudge(options: EvaluateOptions, console: Console) -> None:
 
 def _say_learned(file: Path, info: ModelInfo, console: Console) -> None:
     """Say where stored scores are of a model before it learned on."""
-    names = ", ".join(sorted({update.class_name for update in info.updates}))
-    if names:
+    names = {update.class_name for update in info.updates if update.images}
+    done = [f"learned {', '.join(sorted(filter(None, names)))}"] if names else []
+    if any(update.region for update in info.updates):
+        done.append("got a region of interest")
+    if done:
         print_line(
-            f"The model {file} has learned {names} since these images were scored: give --data "
-            "DIR to score them by the model as it is.",
+            f"The model {file} has {' and '.join(done)} since these images were scored: give "
+            "--data DIR to score them by the model as it is.",
             "yellow",
             console,
         )

@@ -54,7 +54,7 @@ def _updates(info: ModelInfo) -> Table:
     table = Table(
         "time (UTC)",
         "class",
-        "images",
+        "what",
         "false alarms",
         "threshold",
         "defects found",
@@ -63,12 +63,14 @@ def _updates(info: ModelInfo) -> Table:
     for update in info.updates:
         before = "new" if update.threshold_before is None else f"{update.threshold_before:.4g}"
         names = ", ".join(update.images[:3]) + (", ..." if len(update.images) > 3 else "")
+        images = [f"{len(update.images)}: {names}"] if update.images else []
+        regions = ["region of interest"] if update.region else []
         table.add_row(
             update.time[:16].replace("T", " "),
-            cell(update.class_name),
-            cell(f"{len(update.images)}: {names}"),
-            str(update.false_alarms),
-            f"{before} -> {update.threshold_after:.4g}",
+            "all" if update.class_name is None else cell(update.class_name),
+            cell("; ".join(regions + images)),
+            str(update.false_alarms) if images else "-",
+            f"{before} -> {update.threshold_after:.4g}" if images else "stays",
             f"{update.found} of {update.defects}" if update.defects else "-",
         )
     return table

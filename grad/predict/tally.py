@@ -49,8 +49,9 @@ class Tally:
     def __init__(self, options: PredictOptions, detector: Detector, console: Console) -> None:
         self._options, self._detector, self._console = options, detector, console
         self.images = self.anomalous = self.skipped = self.clipped = 0
-        known = detector.calibration
-        self._watch = None if known is None else DriftWatch(known.good(options.class_name))
+        known, name = detector.calibration, options.class_name
+        watched = known is not None and not detector.info.is_cut_later(name)
+        self._watch = DriftWatch(known.good(name)) if known and watched else None
 
     def add(self, result: Result) -> None:
         """Count a result."""

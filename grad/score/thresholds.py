@@ -33,6 +33,7 @@ _SOURCES: dict[Source, str] = {
 _CLOSEST = 1e-3  # how far a threshold is above the median at least, as a share of it
 _SMALLEST = float(np.finfo(np.float32).tiny)
 _Number = TypeVar("_Number", float, Tensor)
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,20 @@ class Calibration:
             false_alarm_rate=false_alarm_rate,
             classes=classes,
             unknown=self._threshold(list(classes), self._known_together, false_alarm_rate),
+        )
+
+    def without(self, class_name: str) -> Calibration:
+        """The same before :meth:`knowing` any good image of a class."""
+
+        def others(values: Mapping[str, _Value]) -> dict[str, _Value]:
+            return {name: value for name, value in values.items() if name != class_name}
+
+        return replace(
+            self,
+            classes=others(self.classes),
+            good_scores=others(self.good_scores),
+            good_maxima=others(self.good_maxima),
+            sources=others(self.sources),
         )
 
     def knowing(

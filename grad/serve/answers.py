@@ -129,7 +129,7 @@ class Info(BaseModel):
     formats: list[str]
     keeps_feedback: bool = Field(default=False, description="Whether /feedback takes images.")
     can_change: bool = Field(
-        default=False, description="Whether /threshold and /learn change the model."
+        default=False, description="Whether /threshold, /learn and /roi change the model."
     )
     colours: str = Field(
         description="Heat map: 256 steps of red, green, blue and opacity for calibrated values "
@@ -176,6 +176,16 @@ class LearnedFeedback(BaseModel):
     threshold_after: float
     defects: int = Field(description="Defects of the class in the folder of feedback.")
     found: int = Field(description="How many of those the model finds now.")
+    time: str = Field(description="When, in UTC, ISO 8601.")
+    model_version: str = Field(description="Of the model from now on.")
+
+
+class SavedRegion(BaseModel):
+    """A region of interest that a class got, in the model's file."""
+
+    class_name: str | None = Field(description="Null: all classes.")
+    share: float = Field(description="Share of an image that is looked at.")
+    note: str = Field(description="What the thresholds are now.")
     time: str = Field(description="When, in UTC, ISO 8601.")
     model_version: str = Field(description="Of the model from now on.")
 

@@ -24,6 +24,7 @@ from grad.serve.answers import (
     LearnedFeedback,
     MovedThreshold,
     Prediction,
+    SavedRegion,
 )
 from grad.serve.feedback import Said
 from grad.serve.inspector import Inspector, Wanted
@@ -34,6 +35,7 @@ from grad.system.version import __version__
 PAGE = Path(__file__).parent / "page"
 _CLASS = "Class whose threshold judges the image; without one, that of a class not stated."
 _ONE_CLASS = "Class of the image; none: the model's only one."
+_EACH_CLASS = "Class that it is for; none: all."
 _BODY = {
     "requestBody": {
         "required": True,
@@ -150,7 +152,7 @@ def _add_end_points(app: FastAPI, inspector: Inspector, teaching: Teaching) -> N
 
 
 def _add_teaching(app: FastAPI, teaching: Teaching) -> None:
-    """What people give back: feedback, thresholds, and that the model learns."""
+    """What people give back: feedback, thresholds, regions, and that the model learns."""
 
     @app.post(
         "/feedback",
@@ -192,6 +194,21 @@ def _add_teaching(app: FastAPI, teaching: Teaching) -> None:
         """Change the threshold of a class in the model's file; needs a token."""
         _check_parameters(request, "image", "class_name")
         return await teaching.move_threshold(class_name, image)
+
+    @app.post(
+        "/roi",
+        summary="Give the model a region of interest",
+        tags=["feedback"],
+        openapi_extra=_BODY,
+        responses=_REFUSALS,
+    )
+    async def roi(
+        request: Request,
+        class_name: Annotated[str | None, Query(description=_EACH_CLASS, max_length=200)] = None,
+    ) -> SavedRegion:
+        """Have images of a class looked at where a picture is white; needs a token."""
+        _check_parameters(request, "class_name")
+        return await teaching.set_region(request, class_name)
 
 
 def _check_parameters(request: Request, *known: str) -> None:

@@ -95,8 +95,10 @@ class Inspector:
             Refused: see :mod:`grad.serve.failures`.
         """
         _, answer = await self.look_at(request, wanted)
-        if self._drift is not None and self._drift.add(
-            wanted.class_name, answer.score, answer.map_maximum
+        if (
+            self._drift is not None
+            and not self.scorer.info.is_cut_later(wanted.class_name)
+            and self._drift.add(wanted.class_name, answer.score, answer.map_maximum)
         ):
             answer.drift = DRIFT[:1].upper() + DRIFT[1:]
             self.metrics.drift.labels(wanted.class_name or "").set(1)

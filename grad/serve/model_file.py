@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from grad.data.samples import Sample
+from grad.data.samples import Roi, Sample
 from grad.detector.checkpoint import (
+    ModelInfo,
     Update,
     load_calibration,
     load_checkpoint,
@@ -21,6 +22,7 @@ from grad.detector.learning import (
     learn,
     without_known_images,
 )
+from grad.detector.region import with_region
 from grad.detector.updating import claimed_update, save_update
 from grad.score.thresholds import Threshold, no_thresholds
 from grad.serve.scorer import Scorer
@@ -96,6 +98,26 @@ class ModelFile:
                 learned, _ = judge_defects(learned, features_for(loaded, shown))
             save_update(learned, self._file)
         return self._load(), learned.info.updates[-1]
+
+    def set_region(
+        self, scorer: Scorer, class_name: str | None, roi: Roi | None
+    ) -> tuple[Scorer, ModelInfo]:
+        """Give a class a region of interest, in the file too; the scorer then, and what it is.
+
+        Args:
+            scorer: what is served now.
+            class_name: None: all classes.
+            roi: not painted; None: all of an image.
+
+        Raises:
+            GradError: as :func:`grad.detector.region.with_region`; the file can't be written, or is
+                another by now.
+        """
+        with claimed_update(self._file):
+            self._check_unchanged(scorer)
+            changed = with_region(load_checkpoint(self._file, scorer.device), roi, class_name)
+            save_update(changed, self._file)
+        return self._load(), changed.info
 
     def _check_unchanged(self, scorer: Scorer) -> None:
         now = load_origin(self._file)

@@ -1,4 +1,4 @@
-"""What people give back to a model: what images were, thresholds, and that it learns from them."""
+"""What people give back to a model: what images were, thresholds, regions, and that it learns."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ from typing import TypeVar
 
 from fastapi import Request
 
+from grad.data.roi import looked_at_share, roi_of
+from grad.detector.region import describe_thresholds
 from grad.serve import failures
-from grad.serve.answers import Counts, Feedback, Info, LearnedFeedback, MovedThreshold
+from grad.serve.answers import (
+    Counts,
+    Feedback,
+    Info,
+    LearnedFeedback,
+    MovedThreshold,
+    SavedRegion,
+)
 from grad.serve.feedback import MOST_IMAGES, MOST_MB, SAID, FeedbackFolder, Said
 from grad.serve.inspector import Inspector, Wanted
 from grad.serve.model_file import ModelFile
 from grad.serve.scorer import Scorer
+from grad.serve.uploads import decode, read_upload
 from grad.system.errors import GradError
 
 _Result = TypeVar("_Result")
@@ -135,6 +145,33 @@ class Teaching:
             before=known.threshold(class_name).image,
             after=moved.image,
             time=moved.moved,
+            model_version=scorer.origin.version,
+        )
+
+    async def set_region(self, request: Request, class_name: str | None) -> SavedRegion:
+        """Give a class a region of interest, in the model's file.
+
+        Raises:
+            Refused: see :mod:`grad.serve.failures`.
+        """
+        file, settings = self._changeable(), self._inspector.settings
+        if class_name not in (None, *self._inspector.scorer.classes):
+            raise failures.unknown_class(str(class_name), self._inspector.scorer.classes)
+        upload = await read_upload(request, settings)
+        picture = await self._inspector.in_pool(lambda: decode(upload, settings))
+        try:
+            roi = await self._inspector.in_pool(lambda: roi_of(picture, painted=False))
+        except GradError as error:
+            raise failures.not_done(error, 422) from error
+        scorer, info = await self._changed(
+            lambda: file.set_region(self._inspector.scorer, class_name, roi)
+        )
+        assert scorer.origin is not None
+        return SavedRegion(
+            class_name=class_name,
+            share=looked_at_share(roi),
+            note=describe_thresholds(info),
+            time=info.updates[-1].time,
             model_version=scorer.origin.version,
         )
 

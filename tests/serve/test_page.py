@@ -3,6 +3,7 @@
 import csv
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -316,6 +317,13 @@ class Moved:
         known = scorer.calibration.with_threshold(class_name, moved)
         return scorer.with_calibration(known, Origin("fake", "1" * 12)), moved
 
+    def set_region(self, scorer, class_name, roi):
+        update = Update("now", class_name, (), (), 0, 0, 3.0, 3.0, region=True)
+        info = replace(scorer.info, rois={class_name: roi}, updates=(update,))
+        cut = scorer.with_calibration(scorer.calibration, Origin("fake", "3" * 12))
+        cut.info = info
+        return cut, info
+
     def learn_from(self, scorer, class_name, good, defects):
         if len(good) > 1:
             raise GradError("The model can't learn from two.")
@@ -430,6 +438,111 @@ def test_a_moved_threshold_is_saved_for_everybody(open_teachable):
         choose(other, ("part.png", encoded(grey(GOOD))))  # which sees that the model is another
         verdict(other, "Good")
         assert float(other.inner_text("#threshold")) == pytest.approx(limit, rel=1e-3)
+
+
+def outline(page, *points, tap=False):
+    """Click at points given as shares of the picture, which is 240 x 160."""
+    box = page.locator("#picture").bounding_box()
+    wide = min(box["width"], box["height"] * 1.5)
+    left = box["x"] + (box["width"] - wide) / 2
+    top = box["y"] + (box["height"] - wide / 1.5) / 2
+    for x, y in points:
+        (page.touchscreen.tap if tap else page.mouse.click)(left + x * wide, top + y * wide / 1.5)
+
+
+def downloaded(page, tmp_path):
+    """The picture of what is drawn, as bool."""
+    with page.expect_download() as download:
+        page.click("#region-download")
+    assert download.value.suggested_filename == "roi.png"
+    download.value.save_as(tmp_path / "roi.png")
+    return np.asarray(Image.open(tmp_path / "roi.png").convert("L")) > 127
+
+
+@pytest.mark.parametrize("options", [{}, PHONE])
+def test_a_region_is_drawn_and_downloaded(open_page, tmp_path, options):
+    tap = "has_touch" in options
+    with open_page(**options) as page:
+        assert page.is_disabled("#region-draw")
+        choose(page, ("spot.png", encoded(spot((240, 160)))))
+        verdict(page, "Anomalous")
+        page.click("#region-draw")
+        page.locator("#region-bar").wait_for()
+        assert page.is_hidden("#region-save"), "nobody may change the model here"
+        corners = [(0.25, 0.25), (0.75, 0.25), (0.75, 0.75)]
+        outline(page, *corners[:2], tap=tap)
+        assert page.is_disabled("#region-close") and page.is_disabled("#region-download")
+        outline(page, corners[2], (0.1, 0.9), tap=tap)
+        page.click("#region-undo")
+        outline(page, (0.25, 0.75), corners[0], tap=tap)  # the first one closes it
+        assert page.is_disabled("#region-close")
+        assert page.inner_text("#region-hint").startswith("What is grey will count in nothing")
+        found = downloaded(page, tmp_path)
+        wanted = np.zeros((160, 240), bool)
+        wanted[40:120, 60:180] = True
+        assert found.shape == (160, 240) and (found != wanted).sum() < 400
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.click("#region-undo")  # open again
+        assert page.is_disabled("#region-download") and page.is_enabled("#region-close")
+        choose(page, ("other.png", encoded(spot((240, 160)))))  # of the same size: it stays
+        page.locator(".entry").nth(1).wait_for()
+        page.click("#region-close")
+        assert page.is_enabled("#region-download")
+        choose(page, ("square.png", encoded(grey(GOOD))))
+        verdict(page, "Good")
+        page.locator("#region-bar").wait_for(state="hidden")
+
+
+def test_a_region_is_drawn_by_keys_and_left(open_page, tmp_path):
+    with open_page() as page:
+        choose(page, ("spot.png", encoded(spot((240, 160)))))
+        verdict(page, "Anomalous")
+        page.focus("#region-draw")
+        page.keyboard.press("Enter")
+        page.locator("#region:focus").wait_for()
+        page.keyboard.press("Enter")  # in the middle, (120, 80)
+        for key in ("ArrowRight", "ArrowDown", "ArrowLeft"):
+            for _ in range(10):  # of 240 / 50 pixels
+                page.keyboard.press(key)
+            page.keyboard.press("Enter")
+        page.keyboard.press("ArrowUp")
+        page.keyboard.press("Enter")
+        page.keyboard.press("Backspace")
+        page.keyboard.press("Tab")
+        page.click("#region-close")
+        found = downloaded(page, tmp_path)
+        wanted = np.zeros((160, 240), bool)
+        wanted[80:128, 120:168] = True
+        assert (found != wanted).sum() < 100
+        page.keyboard.press("Escape")
+        page.locator("#region-bar").wait_for(state="hidden")
+        assert page.locator("#region").is_hidden() and page.inner_text("#region-hint") == ""
+        page.locator("#region-draw:focus").wait_for()
+        page.click("#region-draw")
+        assert page.is_disabled("#region-undo"), "it begins anew"
+
+
+def test_a_region_is_saved_in_the_model_and_the_image_judged_again(open_teachable):
+    with open_teachable() as page:
+        choose(page, ("spot.png", encoded(spot((240, 160)))))
+        verdict(page, "Anomalous")
+        page.click("#region-draw")
+        outline(page, (0.5, 0.5), (0.9, 0.5), (0.9, 0.9), (0.5, 0.9))
+        assert page.is_disabled("#region-save")
+        page.click("#region-close")
+        assert page.inner_text("#region-hint").endswith("for cookie.")
+        page.click("#region-save")
+        page.locator("#region-hint", has_text="Saved. Thresholds stay").wait_for()
+        page.locator(".entry").nth(1).wait_for()
+        assert page.locator("#region-bar").is_hidden()
+        outside, within = heat(page)[140, 20], heat(page)[110, 170]
+        assert outside.tolist() == [128, 128, 128, 178] and within[3] < 80
+        page.click("#region-draw")  # what it can't take is said, and nothing is lost
+        outline(page, (0.1, 0.5), (0.2, 0.5), (0.9, 0.5))
+        page.click("#region-close")
+        page.click("#region-save")
+        page.locator("#problem", has_text="black everywhere").wait_for()
+        assert page.is_enabled("#region-save")
 
 
 def test_what_is_not_offered_is_not_shown(open_page):

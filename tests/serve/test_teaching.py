@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from helpers.serving import FakeDetector, encoded, grey
 from helpers.tiny_model import make_run, picture
 
 from grad.data.images import image_suffixes
+from grad.data.picture import Picture
+from grad.data.roi import roi_of
 from grad.detector.checkpoint import load_checkpoint
 from grad.detector.detector import Detector
 from grad.score.thresholds import Calibration, calibrate
@@ -267,6 +270,91 @@ def test_a_moved_threshold_outlives_an_update_of_another_class():
     assert Calibration.from_json(json.loads(json.dumps(moved.to_json()))) == moved
     everything = known.with_threshold(None, known.unknown.moved_to(9.0, "now"))
     assert everything.knowing("b", [5.0], [5.0]).unknown.image == 9.0
+
+
+# ---- regions of interest --------------------------------------------------------------------
+
+
+def half(size=(60, 40)):
+    """White on the left."""
+    image = Image.new("L", size)
+    image.paste(255, (0, 0, size[0] // 2, size[1]))
+    return image
+
+
+def test_a_region_is_the_models_from_then_on(tiny, run, tmp_path):
+    before, bytes_before = load_checkpoint(run), (run / MODEL).read_bytes()
+    data = picture(tmp_path / "a.png").read_bytes()
+    ask = lambda name: tiny.post(f"/predict?map=true&class_name={name}", content=data).json()  # noqa: E731
+    whole, other = ask("nut"), ask("screw")
+    assert whole["map"]["roi"] is None
+    answer = tiny.post("/roi?class_name=nut", content=encoded(half())).json()
+    assert answer["class_name"] == "nut" and answer["share"] == 0.5
+    assert "may be too high" in answer["note"]
+    after = load_checkpoint(run)
+    assert set(after.info.rois) == {"nut"} and not after.info.rois["nut"].painted
+    assert after.calibration == before.calibration
+    assert after.info.updates[-1].time == answer["time"]
+    version = answer["model_version"]
+    assert version == after.origin.version == tiny.get("/info").json()["model_version"]
+    cut = ask("nut")
+    assert cut["score"] < whole["score"] and cut["model_version"] == version
+    assert cut["map"]["roi"] == after.info.rois["nut"].mask
+    assert ask("screw")["score"] == pytest.approx(other["score"])
+    assert "different regions" in sentence(tiny.post("/predict", content=data), 422)
+    form = {"file": ("roi.png", encoded(half()), "image/png")}
+    assert tiny.post("/roi", files=form).json()["class_name"] is None, "all classes"
+    assert set(load_checkpoint(run).info.rois) == {"nut", "screw"}
+    assert tiny.post("/predict", content=data).status_code == 200
+    assert update([str(run), "--undo"]) == 0
+    assert load_checkpoint(run).origin.version == version
+    assert (run / MODEL).read_bytes() != bytes_before
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "status", "words"),
+    [
+        ("/roi?class_name=bolt", encoded(half()), 422, "not trained on class bolt"),
+        ("/roi?class=nut", encoded(half()), 422, "no parameter class"),
+        ("/roi", encoded(Image.new("L", (9, 9))), 422, "black everywhere"),
+        ("/roi", encoded(Image.new("L", (9, 9), 255)), 409, "white everywhere is none"),
+        ("/roi", b"no image", 422, "can't be read"),
+        ("/roi", b"", 422, "it has no bytes"),
+        ("/roi", encoded(Image.new("1", (9000, 9000), 1)), 413, "million pixels"),
+    ],
+)
+def test_what_is_no_region_changes_nothing(client_of, run, path, data, status, words):
+    before = (run / MODEL).read_bytes()
+    load = lambda: Detector.load(run, device="cpu")  # noqa: E731
+    client = client_of(load(), ModelFile(run / MODEL, load))
+    assert words in sentence(client.post(path, content=data), status)
+    assert (run / MODEL).read_bytes() == before and not (run / PREVIOUS).exists()
+
+
+def test_a_region_needs_a_token_and_the_file_that_is_served(client_of, tiny, run):
+    unguarded = client_of(FakeDetector(), token=None)
+    assert "needs a token" in sentence(unguarded.post("/roi", content=encoded(half())), 403)
+    tiny.headers.pop("Authorization")
+    assert tiny.post("/roi", content=encoded(half())).status_code == 401
+    tiny.headers.update(TOKEN)
+    make_run(run, preset="grad-s")
+    other = (run / MODEL).read_bytes()
+    said = sentence(tiny.post("/roi", content=encoded(half())), 409)
+    assert "is another since this server" in said
+    assert (run / MODEL).read_bytes() == other
+
+
+def test_scores_that_a_region_lowered_are_no_drift(client_of):
+    for painted, words in ((False, None), (True, "by now scores are others")):
+        detector = FakeDetector()
+        roi = roi_of(Picture.from_image(half()), painted)
+        detector.info = replace(detector.info, rois=dict.fromkeys(detector.classes, roi))
+        client = client_of(detector)
+        said = [
+            client.post("/predict?class_name=pcb", content=encoded(grey(1))).json()["drift"]
+            for _ in range(80)
+        ][-1]
+        assert said is words or words in said.lower()
 
 
 # ---- learning -------------------------------------------------------------------------------

@@ -371,3 +371,145 @@ def test_an_update_that_is_killed_leaves_the_model_whole(kind, data, request, tm
     run = shutil.copytree(request.getfixturevalue(kind), tmp_path / "run")
     _, wrong = kill_updates(run, data / "c/train/good", tmp_path / "cache", kills=3)
     assert not wrong
+
+
+# ---- a region of interest -------------------------------------------------------------------
+
+
+@pytest.fixture
+def left(tmp_path):
+    """A picture that is white in its left half."""
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 32, 64))
+    mask.save(tmp_path / "left.png")
+    return str(tmp_path / "left.png")
+
+
+def blotted(folder, out):
+    """The images of a folder with a white block on the right."""
+    out.mkdir()
+    for path in sorted(folder.iterdir()):
+        image = Image.open(path).convert("RGB")
+        image.paste("white", (44, 8, 60, 56))
+        image.save(out / path.name)
+    return out
+
+
+def test_a_region_alone_keeps_thresholds_and_says_so(data, run, update, left, tmp_path, capsys):
+    before, bytes_before = load_checkpoint(run), (run / MODEL).read_bytes()
+    given = blotted(data / "a/test/good", tmp_path / "blotted")
+    assert all(alarms(run, given, "a"))
+    whole = [r.score for r in grad.Detector.load(run).stream(given, class_name="a")]
+    assert update("--roi", left, "--class-name", "a") == 0
+    said = capsys.readouterr().out
+    assert "a: 50% of each image is looked at" in said and "they may be too high" in said
+    cut = [r.score for r in grad.Detector.load(run).stream(given, class_name="a")]
+    assert np.mean(cut) < 0.7 * np.mean(whole), "most of what is wrong lies outside"
+    after = load_checkpoint(run)
+    assert after.calibration == before.calibration and after.exemplars.keys() == set()
+    assert set(after.info.rois) == {"a"} and not after.info.rois["a"].painted
+    assert LEARNED in (run / REPORT).read_text()
+    assert info([str(run)]) == 0
+    assert "stays" in capsys.readouterr().out
+    assert evaluate([str(run)]) == 0
+    assert "has got a region of interest since" in capsys.readouterr().out
+    assert update("--undo") == 0
+    assert (run / MODEL).read_bytes() == bytes_before
+
+
+def test_all_classes_get_a_region_and_white_takes_it_away(run, update, left, tmp_path, capsys):
+    assert update("--roi", left, "--out", str(tmp_path / "new")) == 0
+    new = tmp_path / "new"
+    assert load_checkpoint(run).info.rois == {}
+    assert set(load_checkpoint(new).info.rois) == {"a", "b"}
+    Image.new("L", (64, 64), "white").save(tmp_path / "white.png")
+    assert main([str(new), "--roi", str(tmp_path / "white.png")]) == 0
+    assert load_checkpoint(new).info.rois == {}
+    assert "Thresholds stay: they were made from whole images." in capsys.readouterr().out
+    assert info([str(new)]) == 0
+    assert capsys.readouterr().out.count("stays") == 2
+
+
+def test_images_in_the_region_make_the_threshold_alone(data, run, update, left, tmp_path, capsys):
+    before = load_checkpoint(run)
+    good = str(data / "a/test/good")
+    given = ("--roi", left, "--good", good, "--class-name", "a")
+    assert update(*given, "--defect", str(data / "a/test/dark")) == 0
+    said = capsys.readouterr().out
+    assert "a: 50% of each image is looked at" in said and "a: learned from 6 images" in said
+    after = load_checkpoint(run)
+    assert len(after.calibration.good_scores["a"]) == 6
+    assert after.calibration.sources["a"] == "folds"
+    assert after.calibration.good_scores["b"] == before.calibration.good_scores["b"]
+    assert after.calibration.classes["b"] == before.calibration.classes["b"]
+    [known] = after.info.updates
+    assert known.region and len(known.images) == 6 and known.defects == 6
+    assert not after.info.is_cut_later("a")
+    assert info([str(run)]) == 0
+    assert "region of" in capsys.readouterr().out
+    # They make no threshold of whole images.
+    saved = (run / MODEL).read_bytes()
+    Image.new("L", (64, 64), "white").save(tmp_path / "white.png")
+    assert update("--roi", str(tmp_path / "white.png"), "--class-name", "a") == 2
+    assert "knows images of a smaller region" in error_of(capsys)
+    assert (run / MODEL).read_bytes() == saved
+    assert update("--undo") == 0
+    assert load_checkpoint(run).info == before.info
+
+
+def test_false_alarms_stay_those_asked_for_in_the_region(data, run, update, left, tmp_path):
+    """Each image scores as if the model had not known it: new ones score alike."""
+    given = tmp_path / "given"
+    given.mkdir()
+    for seed, path in enumerate(sorted((data / "a/train/good").iterdir())):
+        pixels = np.asarray(Image.open(path)).astype(int)
+        noise = np.random.default_rng(seed).integers(-6, 7, pixels.shape)
+        Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8)).save(given / path.name)
+    assert update("--roi", left, "--good", str(given), "--class-name", "a") == 0
+    limit = load_checkpoint(run).calibration.classes["a"]
+    scores = [r.score for r in grad.Detector.load(run).stream(data / "a/test/good", class_name="a")]
+    assert limit.images == 40 and limit.image_typical < limit.image
+    assert sum(alarms(run, data / "a/test/good", "a")) <= 1
+    assert np.median(scores) == pytest.approx(limit.image_typical, rel=0.3)
+    assert all(alarms(run, data / "a/test/dark", "a"))
+
+
+def test_a_new_class_is_learned_in_a_region(data, plain, left, tmp_path):
+    run = shutil.copytree(plain, tmp_path / "run")
+    call = [str(run), "--cache", str(tmp_path / "cache"), "--roi", left, "--class-name", "c"]
+    assert main([*call, "--good", str(data / "c/train/good")]) == 0
+    after = load_checkpoint(run)
+    assert set(after.info.rois) == {"c"} and len(after.calibration.good_scores["c"]) == 40
+    assert sum(alarms(run, data / "c/test/good", "c")) <= 2
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--roi", "LEFT", "--undo"), "leave out --good and --roi"),
+        (("--roi", "LEFT", "--defect", "x.png"), "--defect judges what was learned"),
+        (("--roi", "LEFT", "--class-name", "z"), "choose among a, b, or give good images of it"),
+        (("--roi", "nowhere.png"), "nowhere.png"),
+        (("--roi", "BLACK"), "black everywhere"),
+        (("--roi", "WHITE"), "white everywhere is none"),
+        (("--roi", "LEFT", "--good", "GOOD"), "say with --class-name"),
+    ],
+)
+def test_regions_that_are_none(arguments, message, data, run, update, left, tmp_path, capsys):
+    before = (run / MODEL).read_bytes()
+    for colour in ("black", "white"):
+        Image.new("L", (8, 8), colour).save(tmp_path / f"{colour}.png")
+    paths = {"LEFT": left, "GOOD": str(data / "a/test/good")}
+    paths |= {name.upper(): str(tmp_path / f"{name}.png") for name in ("black", "white")}
+    assert update(*(paths.get(a, a) for a in arguments)) == 2
+    assert message in error_of(capsys)
+    assert (run / MODEL).read_bytes() == before and not (run / PREVIOUS).exists()
+
+
+def test_without_statistics_images_make_no_threshold_anew(data, plain, left, tmp_path, capsys):
+    run = shutil.copytree(plain, tmp_path / "run")
+    call = [str(run), "--cache", str(tmp_path / "cache"), "--roi", left, "--class-name", "a"]
+    assert main([*call, "--good", str(data / "a/test/good")]) == 2
+    assert "give --roi without --good" in error_of(capsys)
+    assert main(call) == 0
+    assert set(load_checkpoint(run).info.rois) == {"a"}

@@ -53,6 +53,12 @@ export class Server {
     return this.#call(`threshold?${query}`, { method: "POST" });
   }
 
+  /** Give the model a region of interest for a class, or for all: a picture, white inside. */
+  saveRegion(picture, className) {
+    const query = className === null ? "" : `?${new URLSearchParams({ class_name: className })}`;
+    return this.#call(`roi${query}`, posted(picture));
+  }
+
   async #call(path, options = {}) {
     for (let attempt = 1; ; attempt++) {
       const sent = this.token;

@@ -7,6 +7,7 @@ import { bytes, drawRamp } from "./heat.js";
 import { History } from "./history.js";
 import { decodeMap, drawMap } from "./map.js";
 import { Problem } from "./problem.js";
+import { Region } from "./region.js";
 import { digits, factorAt, positionOf, Thresholds } from "./scale.js";
 import { askToken } from "./token.js";
 
@@ -16,6 +17,7 @@ const THUMBNAIL = 160; // pixels, longest side
 const $ = (id) => document.getElementById(id);
 const server = new Server(askToken);
 const camera = new Camera($("video"));
+const region = new Region($("region"), showRegion);
 const history = new History($("entries"), judge, open);
 
 let thresholds = new Thresholds([]);
@@ -25,6 +27,7 @@ let ready = null; // settles when /info has come
 let offers = {}; // what /info says of the server
 let kept = {}; // of each class, how many images are in the folder of feedback
 let busyTeaching = false;
+let regionNote = ""; // of the region that was saved
 
 function judge(entry) {
   return thresholds.judge(entry.score, entry.maximum, entry.className);
@@ -52,7 +55,7 @@ async function connect() {
   $("threshold-field").hidden = !thresholds.exist;
   if (!thresholds.exist) banner(info.note);
   $("said").hidden = $("teaching").hidden = !info.keeps_feedback;
-  $("save").hidden = $("learn").hidden = !info.can_change;
+  $("save").hidden = $("learn").hidden = $("region-save").hidden = !info.can_change;
   if (info.keeps_feedback) kept = (await server.feedback()).classes;
   history.show();
   refresh();
@@ -167,6 +170,7 @@ function show(entry) {
     $("picture").src = entry.picture ?? entry.thumbnail;
   }
   $("class").value = entry.className ?? "";
+  region.fit(entry.width, entry.height);
   refresh();
 }
 
@@ -184,6 +188,7 @@ function refresh() {
   showSaid();
   showKept();
   showThreshold();
+  showRegion();
   history.refresh(current);
   const { all, anomalous } = history.counts();
   $("counts").textContent = all ? `${anomalous} of ${all} anomalous` : "";
@@ -314,6 +319,56 @@ function saveThreshold() {
   });
 }
 
+// ---- the region of interest -------------------------------------------------------------------
+
+/** What can be done with what is drawn. */
+function showRegion() {
+  const { drawing, points, closed } = region;
+  $("region-draw").disabled = !current || !$("video").hidden;
+  $("region-draw").setAttribute("aria-pressed", String(drawing));
+  $("region-bar").hidden = !drawing;
+  $("region-undo").disabled = points.length === 0;
+  $("region-close").disabled = closed || points.length < 3;
+  $("region-download").disabled = !closed;
+  $("region-save").disabled = !closed || busyTeaching;
+  const whose = selectedClass() ?? (offers.classes?.length > 1 ? "all classes" : null);
+  if (!drawing) $("region-hint").textContent = regionNote;
+  else if (closed) $("region-hint").textContent = `What is grey will count in nothing${whose ? `, for ${whose}` : ""}.`;
+  else $("region-hint").textContent = "Click the corners of what is to be looked at, the first one again at the end.";
+}
+
+function drawRegion() {
+  regionNote = "";
+  if (region.drawing) region.leave();
+  else region.start(current.width, current.height);
+}
+
+function leaveRegion() {
+  if (!region.drawing) return;
+  region.leave();
+  $("region-draw").focus();
+}
+
+async function downloadRegion() {
+  clearProblems();
+  try {
+    download("roi.png", "image/png", await region.picture());
+  } catch (error) {
+    addProblem(error);
+  }
+}
+
+async function saveRegion() {
+  const { file } = current;
+  await teach("Saving …", async () => {
+    const saved = await server.saveRegion(await region.picture(), selectedClass());
+    regionNote = `Saved. ${saved.note}`;
+    leaveRegion();
+    await connect();
+  });
+  if (regionNote && file) await inspect([file]);
+}
+
 // ---- the camera -------------------------------------------------------------------------------
 
 async function toggleCamera() {
@@ -352,6 +407,7 @@ function cameraControls(on) {
 function toCamera() {
   view("video");
   $("heat").hidden = true;
+  region.leave();
 }
 
 async function capture() {
@@ -424,6 +480,12 @@ function listen() {
   $("was-good").onclick = () => say("good");
   $("was-defect").onclick = () => say("defect");
   $("learn").onclick = learn;
+  $("region-draw").onclick = drawRegion;
+  $("region-undo").onclick = () => region.undo();
+  $("region-close").onclick = () => region.close();
+  $("region-download").onclick = downloadRegion;
+  $("region-save").onclick = saveRegion;
+  window.addEventListener("keydown", (event) => event.key === "Escape" && leaveRegion());
   $("reset").onclick = () => move((name) => thresholds.move(name, 1));
   $("decimal-comma").checked = hasDecimalComma();
   $("export").onclick = () =>

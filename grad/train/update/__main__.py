@@ -1,7 +1,8 @@
-"""Let a model learn from further good images.
+"""Let a model learn from further good images, or give it a region of interest.
 
 - ``grad update runs/NAME --good DIR --class-name NAME``: more good images, or false alarms.
 - ``grad update runs/NAME --good DIR --class-name NEW``: one more class.
+- ``grad update runs/NAME --roi FILE``: look at a part of the images from now on.
 - ``grad update runs/NAME --undo``: back to what the model was before.
 """
 

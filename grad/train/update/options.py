@@ -24,10 +24,16 @@ class UpdateOptions:
         None, "Good images to learn from, or folders or patterns of such.", count="+"
     )
     class_name: str | None = option(
-        None, "Class of the images, which may be new; none: the model's only one."
+        None,
+        "Class of the images, which may be new, or of the region; none: the model's only one, and "
+        "of a region all.",
     )
     defect: list[str] | None = option(
         None, "Defects to judge by the model as it is then; they train nothing.", count="+"
+    )
+    roi: Path | None = option(
+        None,
+        "Picture that is white where images are looked at from now on; white everywhere: at all.",
     )
     out: Path | None = option(
         None, "Folder for the new model, new or empty; none: in place of the old one."
@@ -46,12 +52,16 @@ class UpdateOptions:
     strict: bool = option(False, "Stop at images that can't be read, not leave them out.")
 
     def __post_init__(self) -> None:
-        if self.undo == (self.good is not None):
+        given = self.good is not None or self.roi is not None
+        if self.undo == given:
             raise GradError(
-                "--undo stands alone: leave out --good."
+                "--undo stands alone: leave out --good and --roi."
                 if self.undo
-                else "Nothing to learn from: give good images with --good PATH, or --undo."
+                else "Nothing to learn from: give good images with --good PATH, a region of "
+                "interest with --roi FILE, or --undo."
             )
+        if self.good is None and self.defect is not None:
+            raise GradError("--defect judges what was learned: give good images with --good PATH.")
         if self.undo and self.out is not None:
             raise GradError("--undo works on the model itself: leave out --out.")
         check_lowest(self, workers=1)

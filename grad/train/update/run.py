@@ -1,4 +1,4 @@
-"""``update``: a model and further good images to a model that knows them; ``undo``: back."""
+"""``update``: a model and good images, or a region, to a model with them; ``undo``: back."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from grad.data.samples import Sample, check_class_name
+from grad.data.roi import looked_at_share, read_roi
+from grad.data.samples import Roi, Sample, check_class_name
 from grad.data.sources import find_items
 from grad.detector.checkpoint import (
     LoadedModel,
+    ModelInfo,
     Update,
     load_calibration,
     load_checkpoint,
@@ -28,6 +30,7 @@ from grad.detector.learning import (
     learn,
     without_known_images,
 )
+from grad.detector.region import describe_thresholds, in_region, with_region
 from grad.detector.updating import claimed_update, save_update
 from grad.features.features import Features
 from grad.report.write import note_learned
@@ -39,10 +42,10 @@ from grad.train.update.options import UpdateOptions
 
 
 def update(options: UpdateOptions, console: Console) -> Path:
-    """Let a model learn from good images.
+    """Let a model learn from good images, look at a region of interest, or both.
 
     Args:
-        options: ``good`` is given.
+        options: ``good`` or ``roi`` is given.
         console: where progress and results are shown.
 
     Returns:
@@ -51,30 +54,53 @@ def update(options: UpdateOptions, console: Console) -> Path:
     Raises:
         GradError: something that was given is wrong, or the model can't learn; it is as it was.
     """
-    assert options.good is not None
     file = model_file(options.model)
-    good, defects = _files(options.good), _files(options.defect or ())
+    roi = None if options.roi is None else read_roi(options.roi, painted=False)
+    good, defects = _files(options.good or ()), _files(options.defect or ())
     with claimed_update(file):
         loaded = load_checkpoint(file, find_device(options.device))
-        check_can_learn(loaded)
-        work = _Work(options, loaded, console, _class_name(options, loaded))
-        features = without_known_images(loaded, work.features(good, anomalous=False))
-        known = len(good) - len(features)
-        if not len(features):
-            raise GradError(
-                f"The model learned from {_count(len(good), 'image')} given before, and there is "
-                "no other: give new ones with --good."
-            )
-        learned = learn(loaded, features, options.group, console)
-        missed: list[tuple[Path, float]] = []
-        if defects:
-            learned, missed = judge_defects(learned, work.features(defects, anomalous=True))
-        _show_update(learned.info.updates[-1], known, missed, console)
-        target = _save(learned, file, options.out)
+        if options.good is None:
+            changed = with_region(loaded, roi, options.class_name)
+            _say(_describe_region(changed.info, roi), console)
+            _say(describe_thresholds(changed.info), console)
+        else:
+            changed = _learn(options, loaded, roi, (good, defects), console)
+        target = _save(changed, file, options.out)
         if options.out is None:
             _note_report(file, learned=True)
     _say(f"The model is in {target}", console)
     return target
+
+
+def _learn(
+    options: UpdateOptions,
+    loaded: LoadedModel,
+    roi: Roi | None,
+    files: tuple[list[Path], list[Path]],
+    console: Console,
+) -> LoadedModel:
+    """The model that knows good images, judged by defects; ``files`` are those of both."""
+    good, defects = files
+    check_can_learn(loaded)
+    name = _class_name(options, loaded)
+    if options.roi is not None:
+        loaded = in_region(loaded, roi, name)
+    work = _Work(options, loaded, console, name)
+    features = without_known_images(loaded, work.features(good, anomalous=False))
+    known = len(good) - len(features)
+    if not len(features):
+        raise GradError(
+            f"The model learned from {_count(len(good), 'image')} given before, and there is "
+            "no other: give new ones with --good."
+        )
+    learned = learn(loaded, features, options.group, console, anew=options.roi is not None)
+    missed: list[tuple[Path, float]] = []
+    if defects:
+        learned, missed = judge_defects(learned, work.features(defects, anomalous=True))
+    if options.roi is not None:
+        _say(_describe_region(learned.info, roi), console)
+    _show_update(learned.info.updates[-1], known, missed, console)
+    return learned
 
 
 def undo(options: UpdateOptions, console: Console) -> Path:
@@ -176,6 +202,12 @@ def _note_report(file: Path, *, learned: bool) -> None:
     metrics = file.with_name(METRICS)
     with suppress(GradError, OSError, ValueError):  # a damaged report has nothing to say
         note_learned(file.with_name(REPORT), json.loads(metrics.read_text("utf-8")), learned)
+
+
+def _describe_region(info: ModelInfo, roi: Roi | None) -> str:
+    name = info.updates[-1].class_name
+    who = ", ".join(info.classes) if name is None else name
+    return f"{who}: {looked_at_share(roi):.0%} of each image is looked at, its region of interest."
 
 
 def _show_update(
