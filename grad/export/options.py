@@ -40,7 +40,7 @@ class ExportOptions:
     opset: int | None = option(None, "Version of ONNX's operators; none: 18.")
     int8: Path | None = option(
         None,
-        "Folder of good images, as for training, to set 8-bit arithmetic up with, which is about "
+        "Folder of good images, as for training, to set 8-bit arithmetic up with, which is up to "
         "twice as fast; none: float32.",
     )
     images: str | None = option(
