@@ -28,7 +28,6 @@ from grad.data.scan import count
 from grad.system.errors import GradError
 
 _LONGEST = 2048  # pixels, side of a stored region
-_WHOLE = 1 - 1e-5  # share of a resized pixel that is inside, but for rounding
 GREY = 128  # of 255, near the mean of the images that backbones were trained on
 _DIM = "#808080"  # over what is outside where an image is shown
 
@@ -82,9 +81,10 @@ def inside(roi: Roi, size: tuple[int, int]) -> Tensor:
         (h, w) bool, shared: not to be changed.
     """
     with Image.open(io.BytesIO(base64.b64decode(roi.mask))) as image:
-        mask = Image.fromarray(np.array(image.convert("L"), np.float32) / 255)
-    share = Picture((mask,)).resize(size).bands[0]
-    return torch.from_numpy(np.asarray(share) > _WHOLE)
+        outside = Image.fromarray((np.array(image.convert("L")) == 0).astype(np.float32))
+    # Weights are never negative, so that a share of 0 is exact, and none is too small to count.
+    share = Picture((outside,)).resize(size).bands[0]
+    return torch.from_numpy(np.asarray(share) == 0)
 
 
 def paint_outside(pixels: Tensor, roi: Roi | None, looked_at: Tensor | None) -> Tensor:
@@ -118,9 +118,16 @@ def find_rois(dataset: Dataset, file: Path | None) -> dict[str, Roi]:
         file: of ``--roi``.
 
     Raises:
-        GradError: one can't be read, is black, or has other proportions than an image of its class.
+        GradError: one can't be read, is black, or has other proportions than an image of its class;
+            one lies beside several classes, where it would be none's.
     """
     found = {}
+    shared = dataset.root / ROI_FILE
+    if file is None and len(dataset.classes) > 1 and shared.is_file():
+        raise GradError(
+            f"{shared} lies beside the folders of {len(dataset.classes)} classes: put it into "
+            f"those that it is for, or give it for all with --roi {shared}."
+        )
     for name in dataset.classes:
         own = [dataset.root / name / ROI_FILE]
         if len(dataset.classes) == 1:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from grad.data.images import image_suffixes, load_picture
 from grad.data.picture import Picture
-from grad.data.samples import FULL_WHITE
+from grad.data.samples import FULL_WHITE, ROI_FILE
 from grad.system.errors import GradError, first_line
 
 One: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[Any] | Tensor"
@@ -161,7 +161,7 @@ def _find(path: str, root: Path | None) -> Iterator[Item]:
     else:
         found = False
         for match in sorted(glob.iglob(str(place), recursive=True)):
-            if Path(match).suffix.lower() in image_suffixes() and not Path(match).is_dir():
+            if _has_image_name(match) and not Path(match).is_dir():
                 found = True
                 yield Item(match, _key(Path(match), root), Path(match))
         if not found:
@@ -186,6 +186,8 @@ def walk_images(
 ) -> Iterator[Path]:
     """Image files in a folder and below it, through links too, but never in a circle.
 
+    Regions of interest (``roi.png``) are none.
+
     Args:
         folder: where to look.
         leave_out: folders in it that are not looked into.
@@ -205,8 +207,13 @@ def walk_images(
         if entry.is_dir():
             if os.path.realpath(entry.path) not in above:
                 yield from walk_images(Path(entry.path), (), above)
-        elif Path(entry.name).suffix.lower() in image_suffixes():
+        elif _has_image_name(entry.name):
             yield Path(entry.path)
+
+
+def _has_image_name(path: str) -> bool:
+    """Whether a path ends as an image's; a region of interest is none, wherever it is found."""
+    return Path(path).suffix.lower() in image_suffixes() and Path(path).name != ROI_FILE
 
 
 def _channels_last(tensor: Tensor, name: str) -> NDArray[Any]:

@@ -87,7 +87,7 @@ def batches(items: Iterable[Item], length: int | None) -> Iterator[Batch]:
         if picture.bands[0].mode != "RGB":
             raise GradError(
                 f"The image {item.name} has more than 8 bits a channel, which exported files don't "
-                "take: leave it out of --images."
+                "take: leave it out."
             )
         full = len(waiting) == (length or BATCH)
         if waiting and (full or picture.size != waiting[0][1].size):

@@ -24,6 +24,7 @@ IMAGES = 400  # of a class that are measured at most
 _PRIOR = 60.0  # images that the covariance of all values counts as much as
 _RIDGE = 0.1  # share of the mean variance added to each variance of all values
 _SMALLEST = 1e-6  # mean variance below which there is none
+_NONE = 1e-18  # entry of a second moment below which it is 0
 _LEAST_PRECISION = 1e-3  # of a direction, as a share of v's, that bfloat16 tells from none
 _OVERSAMPLED = 8  # directions tried beyond those kept, which makes these exacter
 _ROUNDS = 5  # of the search for directions
@@ -155,7 +156,8 @@ class Places(nn.Module):
 
 def whitening(second_moment: Tensor) -> Tensor:
     """(C, C) times which values have about unit variance; directions without any stay small."""
-    variances, directions = torch.linalg.eigh(second_moment)
+    # Rounding errors of values that are all alike underflow in the search for directions.
+    variances, directions = torch.linalg.eigh(second_moment.where(second_moment.abs() > _NONE, 0))
     floor = _RIDGE * variances.mean().clamp_min(_SMALLEST)
     found: Tensor = directions / (variances.clamp_min(0) + floor).sqrt()
     return found

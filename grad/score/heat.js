@@ -21,7 +21,7 @@ export function jointScore(score, maximum, row) {
 /** Above which map values of an image are marked; none is in an image that is good. */
 export function markedFrom(score, maximum, row) {
   if (jointScore(score, maximum, row) <= row.image) return Infinity;
-  return maximum > row.pixel ? row.pixel : row.image;
+  return maximum > row.pixel ? row.pixel : Math.min(row.image, (1 - 1e-5) * maximum);
 }
 
 /** Raw bytes of base64 text. */

@@ -31,6 +31,7 @@ _SOURCES: dict[Source, str] = {
     "training": "trained on",
 }
 _CLOSEST = 1e-3  # how far a threshold is above the median at least, as a share of it
+_BELOW = 1 - 1e-5  # of a map's largest value: all that reaches it is above, resized too
 _SMALLEST = float(np.finfo(np.float32).tiny)
 _Number = TypeVar("_Number", float, Tensor)
 _Value = TypeVar("_Value")
@@ -129,11 +130,12 @@ class Threshold:
 
         None is in an image that is good. In an anomalous one it is the pixel threshold or, where no
         pixel reaches that, the image threshold: a score is a mean of map values, so that some lie
-        above it.
+        above it. Where peaks were cut below it (:func:`grad.score.regions.cut_small_peaks`), it is
+        just below the cut.
         """
         if not self.is_anomalous(score, maximum):
             return math.inf
-        return self.pixel if maximum > self.pixel else self.image
+        return self.pixel if maximum > self.pixel else min(self.image, _BELOW * maximum)
 
 
 @dataclass(frozen=True)

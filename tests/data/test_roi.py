@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.images import FakeBackbone, make_images
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -53,6 +53,7 @@ def test_a_large_region_is_kept_small(tmp_path):
     assert 0.49 < share <= 0.5
 
 
+@example(size=(36, 44), side=36, seed=3, kind="f4")  # weights below a millionth
 @given(
     size=st.tuples(st.integers(2, 60), st.integers(2, 60)),
     side=st.integers(4, 50),
@@ -136,6 +137,15 @@ def test_each_class_has_its_own_or_the_one_for_all(tmp_path):
     }
     of_class = find_dataset(tmp_path / "data/a", strict=True)
     assert find_rois(of_class, None) == {"a": read_roi(tmp_path / "data/a/roi.png")}
+
+
+def test_a_region_beside_several_classes_is_not_passed_over(tmp_path):
+    make_images(tmp_path / "data", classes=("a", "b"), train=2)
+    shared = draw(tmp_path / "data/roi.png")
+    dataset = find_dataset(tmp_path / "data", strict=True)
+    with pytest.raises(GradError, match=r"beside the folders of 2 classes: put it .* --roi"):
+        find_rois(dataset, None)
+    assert set(find_rois(dataset, shared)) == {"a", "b"}
 
 
 def test_a_region_among_the_good_images_of_a_plain_folder_is_no_image(tmp_path):

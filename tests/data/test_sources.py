@@ -62,6 +62,14 @@ def test_lists(folder):
     assert count_items(["-"]) is None
 
 
+def test_a_region_of_interest_is_no_image_unless_named(folder):
+    picture(folder / "parts/roi.png")
+    assert names(find_items(["parts/roi.png"])) == ["parts/roi.png"]
+    for found in (find_items(["parts"]), find_items(["parts/*.png"]), items_of("parts")):
+        assert "parts/b.png" in (listed := names(found)) and "parts/roi.png" not in listed
+    assert names(find_items(["-"], ["other"])) == ["other/d.png"]
+
+
 def test_links_are_followed_but_not_in_circles(folder):
     (folder / "parts/loop").symlink_to(folder / "parts")
     (folder / "parts/side").symlink_to(folder / "other")

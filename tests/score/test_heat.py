@@ -137,7 +137,7 @@ def test_notes_stand_beside_the_score_as_far_as_there_is_room():
     for found, notes in zip(words, ([], ["note"], ["note", "n" * 500]), strict=True):
         for width in (100, 800):
             image = Image.new("RGB", (width, 100))
-            found[width] = np.asarray(overlay(image, torch.zeros(8, 8), None, 1.0, notes))
+            found[width] = np.asarray(overlay(image, torch.zeros(8, 8), None, 1.0, notes=notes))
     without, one, too_long = words
     assert np.array_equal(without[100][:100], one[100][:100])
     assert not np.array_equal(without[800], one[800])

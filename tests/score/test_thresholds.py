@@ -199,6 +199,7 @@ def test_pixels_are_marked_in_anomalous_images_only_and_some_in_each():
     assert limit.pixel_level(1.0, 5.0) == math.inf
     assert limit.pixel_level(1.0, 6.0) == 5.0
     assert limit.pixel_level(3.0, 4.0) == 2.0, "a score is a mean of map values"
+    assert 1.49 < limit.pixel_level(3.0, 1.5) < 1.5, "a cut map has none above"
     alone = Threshold(2.0, 5.0, 1.0, 2.0, 9, "")
     assert not alone.is_anomalous(1.0, 9.0) and alone.pixel_level(1.0, 9.0) == math.inf
     assert alone.value(1.0, 9.0) == pytest.approx(0.1)

@@ -1,6 +1,7 @@
 """The smallest region that counts is part of thresholds and verdicts, and marks nothing smaller."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,3 +57,15 @@ def test_nothing_smaller_is_marked(runs):
         areas = [region.area for region in result.regions]
         assert min(areas) >= 200 or len(areas) == 1
         assert int(np.asarray(result.mask_of_image()).sum()) == sum(areas)
+
+
+def test_an_image_that_its_score_makes_anomalous_shows_a_region(runs):
+    detector = Detector.load(runs / "large", device="cpu")
+    detector.info = replace(detector.info, min_area=64 * 64)
+    found = detector.predict(runs / "data/a/test/dark/a0.png")
+    assert found.limit is not None and found.score > found.map_maximum > 0
+    between = (found.score + found.map_maximum) / 2
+    result = replace(found, limit=replace(found.limit, image=between, pixel=2 * found.score))
+    assert result.is_anomalous
+    assert [region.area for region in result.regions] == [64 * 64]
+    assert bool(result.mask.all()) and bool(result.mask_of_image().all())

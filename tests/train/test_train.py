@@ -156,6 +156,14 @@ def test_good_images_only(preset, train, data, tmp_path, capsys, monkeypatch):
     assert metrics["reasons"]["good"]["image_auroc"] == "no test images"
 
 
+def test_images_that_are_all_alike_are_learned(train, tmp_path):
+    for i in range(6):
+        (tmp_path / "black").mkdir(exist_ok=True)
+        Image.new("RGB", (48, 48)).save(tmp_path / f"black/{i}.png")
+    arguments = ("--data", str(tmp_path / "black"), "--preset", "grad-plus", "--epochs", "2")
+    assert train(*arguments, "--out", "alike") == 0
+
+
 def test_ctrl_c_in_training_leaves_a_usable_model(train, tmp_path, monkeypatch, capsys):
     original, calls = GRAD.loss_and_score, []
 

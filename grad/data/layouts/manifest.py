@@ -12,12 +12,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from grad.data.images import mask_files
 from grad.data.layouts.listed import inside, usable
 from grad.data.layouts.split import split_good
-from grad.data.samples import GOOD, Sample, check_class_name, is_good
+from grad.data.samples import GOOD, ROI_FILE, Sample, check_class_name, is_good
 from grad.data.scan import ClassImages, Reader, Samples, Scan, count, entries, is_image, order
 from grad.system.errors import GradError, first_line
 
@@ -161,6 +161,8 @@ def _place(row: _Row, column: str, root: Path, anywhere: bool) -> Path:
     entry, where = row.text(column) or "", f"{row.where}, column {column}"
     if not entry:
         raise row.wrong(column, "there is no path.")
+    if PurePath(entry).name == ROI_FILE:
+        raise row.wrong(column, f"{entry} is a region of interest: leave it out, or rename it.")
     if "\\" in entry and not usable(root / entry, where).exists():
         entry = entry.replace("\\", "/")  # as Windows writes it
     return usable(root / entry, where) if anywhere else inside(root, entry, where)
