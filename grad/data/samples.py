@@ -17,6 +17,9 @@ FULL_WHITE = 2**16 - 1
 WhiteLevel: TypeAlias = int | Literal["auto"]
 """The value of 16-bit images that counts as white: see :mod:`grad.data.white_level`."""
 
+Augmentation = Literal["light", "shift", "rotate90", "flip"]
+"""In which ways good images stay good: see :mod:`grad.data.augment`."""
+
 ROI_FILE = "roi.png"  # in the folder of a class; under this name there are no images
 GOOD = "good"
 _LONGEST_NAME = 200  # bytes; file systems take 255, and endings come on top
@@ -59,6 +62,8 @@ class Sample:
             made, such as those of a roll or a day; None: it belongs to no other.
         part: images of a class that have it in common are views of one part, which is anomalous
             where one of them is; None: the image is all there is of its part.
+        variant: which variant of the image this is (:mod:`grad.data.augment`); None: the image as
+            it comes.
     """
 
     path: Path
@@ -73,6 +78,7 @@ class Sample:
     min_area: int = 1
     group: str | None = None
     part: str | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -233,16 +239,23 @@ def hold_out(samples: Sequence[Sample], share: float, seed: int) -> tuple[list[i
 
     A class's choice depends on the seed and its own file names only. A larger share keeps the
     images of a smaller one. Small classes keep all for training, see :func:`held_out_count`.
+    Variants of an image go where it goes.
 
     Returns:
         indices to learn from and indices held out, both ascending.
     """
     held: set[int] = set()
     for name in {sample.class_name for sample in samples}:
-        mine = [index for index, sample in enumerate(samples) if sample.class_name == name]
+        mine = [i for i, s in enumerate(samples) if s.class_name == name and s.variant is None]
         mine.sort(key=lambda index: samples[index].path.as_posix())
         random.Random(f"{seed}/{name}/calibration").shuffle(mine)
         held.update(mine[: held_out_count(len(mine), share)])
+    images = {(samples[i].class_name, samples[i].path) for i in held}
+    held.update(
+        i
+        for i, sample in enumerate(samples)
+        if sample.variant is not None and (sample.class_name, sample.path) in images
+    )
     rest = [index for index in range(len(samples)) if index not in held]
     return rest, sorted(held)
 

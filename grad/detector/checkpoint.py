@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from grad.data.samples import FULL_WHITE, Roi
+from grad.data.samples import FULL_WHITE, Augmentation, Roi
 from grad.detector.exemplars import Exemplars
 from grad.features.backbone import Backbone, restore_backbone
 from grad.model.grad import GRAD
@@ -104,6 +104,7 @@ class ModelInfo:
         updates: what it learned since, in order.
         rois: regions of interest, of classes that have one (:mod:`grad.data.roi`).
         min_area: pixels of an image's smallest region that counts (:mod:`grad.score.regions`).
+        augment: in which ways its good images stay good (:mod:`grad.data.augment`).
     """
 
     backbone: str
@@ -122,6 +123,7 @@ class ModelInfo:
     updates: tuple[Update, ...] = ()
     rois: dict[str, Roi] = field(default_factory=dict)
     min_area: int = 1
+    augment: tuple[Augmentation, ...] = ()
 
     def roi(self, class_name: str | None) -> Roi | None:
         """The region of interest of an image of a class, or of one not stated.
@@ -169,6 +171,7 @@ class ModelInfo:
         white_level: int = FULL_WHITE,
         rois: Mapping[str, Roi] | None = None,
         min_area: int = 1,
+        augment: Sequence[Augmentation] = (),
     ) -> ModelInfo:
         """What belongs to a model that was trained on this backbone's features."""
         return cls(
@@ -186,6 +189,7 @@ class ModelInfo:
             white_level=white_level,
             rois=dict(rois or {}),
             min_area=min_area,
+            augment=tuple(augment),
         )
 
 
@@ -443,6 +447,7 @@ def _info(metadata: dict[str, str]) -> ModelInfo:
     fields: dict[str, Any] = json.loads(metadata["info"])
     for name in ("backbone_maps", "mean", "std", "classes"):
         fields[name] = tuple(fields[name])
+    fields["augment"] = tuple(fields.get("augment", ()))
     fields["updates"] = tuple(_update(values) for values in fields.get("updates", ()))
     fields["rois"] = {name: Roi(**roi) for name, roi in fields.get("rois", {}).items()}
     info = ModelInfo(**fields)
@@ -457,6 +462,8 @@ def _info(metadata: dict[str, str]) -> ModelInfo:
         raise ValueError(f"its white_level is {info.white_level!r}")
     if type(info.min_area) is not int or info.min_area < 1:
         raise ValueError(f"its min_area is {info.min_area!r}")
+    if not set(info.augment) <= set(get_args(Augmentation)):
+        raise ValueError(f"its augment is {info.augment}")
     return info
 
 

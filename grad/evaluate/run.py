@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from grad.data.augment import with_variants
 from grad.data.layouts import find_dataset
 from grad.data.roi import with_rois
 from grad.data.samples import Dataset, Sample
@@ -255,7 +256,7 @@ def _calibrate(
     if not good:
         advice = f"--data {options.data} needs good training images of its classes to make some."
         raise GradError(no_thresholds(f"The model {options.model}", advice))
-    features = _features(good, loaded, options, console)
+    features = _features(with_variants(good, loaded.info.augment), loaded, options, console)
     model, info = loaded.model, loaded.info
     if model.statistics is None:
         scores, maxima = good_scores(model, features, info.image_size, console)

@@ -1,8 +1,9 @@
 """The frozen backbone sees each image once: its features, computed in batches and kept on disk.
 
-Each class of a split is one file (:mod:`grad.features.store`), float16 (N, H, W, C), with a row an
-image, or a row for each of the tiles that images are cut into: EfficientNets'
-features stay far below what float16 holds, and it has three more bits of precision than bfloat16.
+Each class of a split, and each variant of its images, is one file (:mod:`grad.features.store`),
+float16 (N, H, W, C), with a row an image, or a row for each of the tiles that images are cut into:
+EfficientNets' features stay far below what float16 holds, and it has three more bits of precision
+than bfloat16.
 The key, the file's name, is a digest of the backbone, the image size and the content of every
 image. ``SEEN.key`` remembers the key of a list of images that nobody has touched since.
 """
@@ -28,6 +29,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from grad.data.augment import make_variant
 from grad.data.images import UnreadableImage, image_size, load_picture
 from grad.data.mosaic import Mosaic
 from grad.data.picture import as_floats
@@ -85,7 +87,7 @@ def compute_features(
     makes files of its own; two never write one, and neither do two runs at once.
 
     Args:
-        samples: images, those of a class and split side by side.
+        samples: images, those of a class, split and variant side by side.
         backbone: on ``device``.
         image_size: side of the square that images are resized to, in pixels.
         cache: folder of the files; made where it is missing.
@@ -100,7 +102,8 @@ def compute_features(
             cache can't be written.
     """
     cache = _usable(Path(cache).expanduser())
-    groups = [list(g) for _, g in groupby(samples, key=lambda s: (s.class_name, s.split))]
+    kinds = groupby(samples, key=lambda s: (s.class_name, s.split, s.variant))
+    groups = [list(group) for _, group in kinds]
     remove_leftovers(cache, ".npy")
     with ThreadPoolExecutor(max(1, workers)) as pool:
         keys = distributed.shared(
@@ -190,6 +193,7 @@ class _Cut:
     def decode(self, sample: Sample) -> list[Tensor]:
         """All of an image, (3, S, S), floats in [0, 1] or uint8."""
         picture, roi = load_picture(sample.path, sample.white_level), sample.roi
+        picture = make_variant(picture, sample.variant)
         if self.tiling is not None:
             mosaic = Mosaic.of_image(self.tiling, picture.size, self.image_size)
             return list(mosaic.cut(picture, roi))
@@ -289,7 +293,7 @@ def _report_unreadable(
         raise GradError(
             f"None of the {len(samples)} {split} images of class {name} can be read: {first}"
         )
-    if console is not None:
+    if console is not None and samples[0].variant is None:
         for reason in unreadable.values():
             print_line(reason, "yellow", console)
         count = f"{len(unreadable)} of {len(samples)}"
@@ -303,6 +307,8 @@ def _base(backbone: FeatureExtractor, size: int, tiling: Tiling | None, sample: 
         base += f" white {sample.white_level}"
     if sample.roi is not None and sample.roi.painted:
         base += f" roi {sample.roi.mask}"
+    if sample.variant is not None:
+        base += f" variant {sample.variant}"
     return base if tiling is None else f"{base} tiles {tiling.size} {tiling.shared}"
 
 

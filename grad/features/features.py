@@ -115,6 +115,10 @@ class Features:
             self._places + tuple((first + file, row) for file, row in other._places),
         )
 
+    def as_they_come(self) -> Features:
+        """Those of the images themselves, without their variants; nothing is copied."""
+        return self.subset([i for i, s in enumerate(self.samples) if s.variant is None])
+
     def digest(self) -> str:
         """A digest of which features these are, of what images, in what order."""
         found = hashlib.sha256()

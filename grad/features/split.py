@@ -26,8 +26,8 @@ class TrainingSplit:
     """Features of good images by their use.
 
     Attributes:
-        training: to learn from.
-        calibration: to make thresholds from; of a class without images apart, none.
+        training: to learn from, images and their variants.
+        calibration: images to make thresholds from; of a class without images apart, none.
         sources: where the images of each class for thresholds came from.
     """
 
@@ -47,7 +47,8 @@ class TrainingSplit:
 
     def training_images(self, name: str) -> int:
         """How many images of a class are learned from."""
-        return sum(sample.class_name == name for sample in self.training.samples)
+        of_class = (s for s in self.training.samples if s.class_name == name)
+        return sum(sample.variant is None for sample in of_class)
 
     def further_images(self, name: str) -> int:
         """How many images of a class serve for thresholds alone."""
@@ -85,7 +86,7 @@ def split_training(
     rest, held = hold_out(train.samples, share, seed)
     sources = fold_sources(train.samples, groups)
     sources |= dict.fromkeys((train.samples[i].class_name for i in held), "held out")
-    return TrainingSplit(train.subset(rest), train.subset(held), sources)
+    return TrainingSplit(train.subset(rest), train.subset(held).as_they_come(), sources)
 
 
 def fold_sources(samples: Sequence[Sample], groups: str | None = None) -> dict[str, Source]:

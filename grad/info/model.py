@@ -28,6 +28,8 @@ def show_model(path: Path, console: Console) -> int:
             ("trained", f"{info.epochs} epochs by grad {info.grad_version}"),
             ("backbone", f"{info.backbone}, images at {side} x {side}{tiles}"),
         ]
+        if info.augment:
+            rows.append(("augmented by", ", ".join(info.augment)))
         kept = exemplar_shapes(file)
         if kept:
             rows.append(("to learn on", describe_exemplars(kept)))

@@ -161,9 +161,10 @@ def good_scores(
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Image scores, and the largest values of the anomaly maps, of good images by class.
 
-    Several processes score a part of the images each, and all get to know all; observers as of
-    :func:`evaluate`.
+    Of images as they come; their variants (:mod:`grad.data.augment`) don't count. Several processes
+    score a part of the images each, and all get to know all; observers as of :func:`evaluate`.
     """
+    features = features.as_they_come()
     with Progress(console, "thresholds", len(features)) as progress:
         return _by_class(_good_scores(model, features, image_size, progress, observers))
 
@@ -193,7 +194,7 @@ def left_out_scores(
     assert model.statistics is not None
     model.eval()
     found: list[tuple[str, float, float]] = []
-    total = images_measured(features.tiles()) + len(features)
+    total = images_measured(features.tiles()) + len(features.as_they_come())
     with Progress(console, "thresholds", total) as progress:
         predict = progress.counting(model)
         for kind, name in enumerate(sorted(classes)):
@@ -202,7 +203,7 @@ def left_out_scores(
                 continue
             folds = fold_images(mine.samples, groups)
             for left in leaving_out(model.statistics, predict, mine, kind, folds):
-                some = mine.subset(left)
+                some = mine.subset(left).as_they_come()
                 found += _good_scores(model, some, image_size, progress, observers)
     return _by_class(found)
 

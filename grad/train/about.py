@@ -30,6 +30,7 @@ def metrics_settings(
         "backbone": backbone.name,
         "tile": options.tile,
         "overlap": options.overlap,
+        "augment": options.augmentations(),
         "white_level": options.white_level,
         "calibration_share": None if options.validation else options.calibration_share,
         **test_settings(test, plan.image_size, split),

@@ -51,18 +51,22 @@ def steps_of(plan: TrainPlan, images: int) -> int:
     return plan.epochs * math.ceil(images / plan.batch_size)
 
 
-def describe_training(plan: TrainPlan, images: int, seconds: float | None) -> str:
+def describe_training(
+    plan: TrainPlan, images: int, seconds: float | None, variants: int = 0
+) -> str:
     """One line: what was chosen and why, how long it takes, what a better or quicker choice is.
 
     Args:
         plan: of the training.
         images: to train on.
         seconds: that all steps take; None where that isn't known.
+        variants: of images, to train on too.
     """
     why = f" ({plan.choice})" if plan.choice else ""
+    more = f" and {variants} variants" if variants else ""
     told = (
-        f"{plan.preset}{why}: {plan.epochs} epochs of {images} images in batches of "
-        f"{plan.batch_size} are {steps_of(plan, images)} steps"
+        f"{plan.preset}{why}: {plan.epochs} epochs of {images} images{more} in batches of "
+        f"{plan.batch_size} are {steps_of(plan, images + variants)} steps"
     )
     if seconds is not None:
         told += f", about {describe_seconds(seconds)}; then thresholds and evaluation"

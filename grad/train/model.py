@@ -73,7 +73,7 @@ class ModelTraining:
             plan.image_size,
             classes,
             self.console,
-            train=split.training,
+            train=split.training.as_they_come(),
             history=dataclasses.asdict(result.history),
         )
         if distributed.is_main():
@@ -160,6 +160,7 @@ class ModelTraining:
             white_level=split.training.samples[0].white_level,
             rois={s.class_name: s.roi for s in split.training.samples if s.roi is not None},
             min_area=self.plan.options.min_area,
+            augment=self.plan.options.augmentations(),
         )
 
     def _announce(self, model: GRAD, classes: tuple[str, ...]) -> None:
@@ -174,7 +175,9 @@ class ModelTraining:
 
     def _say_what_it_takes(self, model: GRAD, tiles: Features) -> None:
         seconds = training_seconds(model, tiles, self.plan)
-        print_line(describe_training(self.plan, len(tiles), seconds), None, self.console)
+        images = len(tiles.as_they_come())
+        told = describe_training(self.plan, images, seconds, len(tiles) - images)
+        print_line(told, None, self.console)
 
     def _say_interrupted(self, result: Fit, file: Path) -> None:
         out = file.parent.parent if self.plan.options.separate else file.parent

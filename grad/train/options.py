@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,13 @@ from typing import Literal
 
 import yaml
 
-from grad.data.samples import FULL_WHITE, MaskRule, WhiteLevel, check_white_level
+from grad.data.samples import (
+    FULL_WHITE,
+    Augmentation,
+    MaskRule,
+    WhiteLevel,
+    check_white_level,
+)
 from grad.data.tiling import Tiling, tiling_of
 from grad.model.presets import JitterMode, Lookup, Parts, Preset, Refine
 from grad.score.rates import RATE_HELP, Rate, check_rate, check_share
@@ -124,6 +131,12 @@ class TrainOptions:
         "Picture that is white where images are looked at, for classes without a roi.png in their "
         "folder; none: the whole image.",
     )
+    augment: str | None = option(
+        None,
+        "Ways in which good images stay good, to learn from such variants too, as light,shift: "
+        "light (brightness, contrast, gamma), shift, rotate90 (quarter turns), flip; none: images "
+        "as they come.",
+    )
     min_area: int = option(
         1, "Pixels, of an image as it is, of the smallest region that makes it anomalous."
     )
@@ -213,6 +226,7 @@ class TrainOptions:
         self.tiling()
         if self.group is not None:
             check_pattern(self.group)
+        self.augmentations()
         self.drop_epochs()
         if self.drops is not None and self.decay == "cosine":
             raise GradError("--drops is for --decay steps: leave one of them out.")
@@ -220,6 +234,18 @@ class TrainOptions:
     def class_names(self) -> tuple[str, ...] | None:
         """``--classes`` as names."""
         return class_list(self.classes)
+
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        """``--augment`` as names, each once."""
+        if self.augment is None:
+            return ()
+        given = [name.strip() for name in self.augment.split(",") if name.strip()]
+        known: tuple[Augmentation, ...] = typing.get_args(Augmentation)
+        unknown = [name for name in given if name not in known]
+        if unknown or not given:
+            what = f"names {', '.join(unknown)}" if unknown else "names nothing"
+            raise GradError(f"--augment {what}: choose among {', '.join(known)}.")
+        return tuple(name for name in known if name in given)
 
     def drop_epochs(self) -> tuple[int, ...] | None:
         """``--drops`` as numbers."""

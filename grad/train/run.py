@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from grad.data.augment import with_variants
 from grad.data.leave_out import write_list
 from grad.data.samples import Dataset
 from grad.data.scan import count
@@ -67,23 +68,24 @@ def _run(options: TrainOptions, device: torch.device, console: Console) -> Path:
     dataset, validation = distributed.from_main(lambda: find_images(options))
     options = dataclasses.replace(options, white_level=dataset.train[0].white_level)
     show_dataset(dataset, console)
-    plan = make_plan(options, device, len(dataset.train))
+    train = with_variants(dataset.train, options.augmentations())
+    plan = make_plan(options, device, len(train))
     with _run_folder(plan, dataset) as out, deterministic(plan.device), ExitStack() as stack:
         backbone = _load_backbone(plan, console)
         used = plan.as_options(backbone.name, out)
         log = stack.enter_context(open_log(options.log, out, dataclasses.asdict(used), console))
         if distributed.is_main():
             write_options(out / CONFIG, used)
-        train, test, further = (
+        learned, test, further = (
             compute_features_of(samples, plan, backbone, console)
-            for samples in (dataset.train, dataset.test, validation)
+            for samples in (train, dataset.test, validation)
         )
         strays: list[Path] = []
         if distributed.is_main():
             remove_results(out)
-            strays = _name_strays(train, console)
+            strays = _name_strays(learned.as_they_come(), console)
         split = split_training(
-            train, further, options.calibration_share, options.seed, options.group
+            learned, further, options.calibration_share, options.seed, options.group
         )
         results = Results(exact=options.exact_metrics, tested=len(test) > 0)
         training = ModelTraining(plan, backbone, results, console, log)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from grad.data.augment import with_variants
 from grad.data.samples import Sample, held_out_count, hold_out
 from grad.data.validation import find_validation
 from grad.features.features import Features
@@ -64,6 +65,30 @@ def test_small_classes_are_not_held_out():
     assert (split.training_images("small"), split.further_images("small")) == (5, 0)
     one = split.of_classes(["small"])
     assert one.classes == ("small",) and len(one.training) == 5
+
+
+def test_variants_go_where_their_image_goes_and_are_not_counted():
+    images = samples(a=40, b=30)
+    alone = split_training(features(images), features(()), 0.1, 0)
+    split = split_training(features(with_variants(images, ["flip"])), features(()), 0.1, 0)
+    assert split.calibration.samples == alone.calibration.samples
+    assert split.training.as_they_come().samples == alone.training.samples
+    assert set(names(split.training.samples)) == set(names(alone.training.samples))
+    assert len(split.training) == 3 * len(alone.training)
+    assert (split.training_images("a"), split.further_images("a")) == (36, 4)
+    assert split.sources == alone.sources
+
+
+@pytest.mark.parametrize("groups", [None, "[0-9]0"])
+def test_variants_of_an_image_are_left_out_together(groups):
+    images = samples(a=31)
+    plain = fold_images(images, groups)
+    lit = fold_images(with_variants(images, ["light"]), groups)
+    for fold, of_images in zip(lit, plain, strict=True):
+        assert [i for i in fold if i < 31] == of_images
+        assert sorted({i % 31 for i in fold}) == of_images and len(fold) == 6 * len(of_images)
+    one = with_variants(images[:1], ["light", "flip"])
+    assert fold_sources(one) == {"a": "training"} and fold_images(one) == [list(range(8))]
 
 
 def test_without_a_share_all_images_train():

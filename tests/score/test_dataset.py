@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,53 @@ def test_statistics_do_not_know_the_images_that_they_judge(features):
             assert sum(found[of][name]) > sum(known[of][name])
     again = good_scores(model, features, SIDE)
     assert again == (known["scores"], known["maxima"])
+
+
+class Seen:
+    """An observer that remembers what it was offered."""
+
+    def __init__(self):
+        self.samples, self.scores = [], []
+
+    def add(self, samples, image_scores, anomaly_maps):
+        assert len(samples) == len(image_scores) == len(anomaly_maps)
+        self.samples += samples
+        self.scores += image_scores.tolist()
+
+
+def with_variants_of(features, variants):
+    """The same maps again for each variant, twice as large."""
+    maps = features.batch(range(len(features))).permute(0, 2, 3, 1)
+    samples = [
+        replace(sample, variant=variant)
+        for variant in (None, *variants)
+        for sample in features.samples
+    ]
+    stored = (MapsInMemory(torch.cat([maps, *[2 * maps] * len(variants)])),)
+    return Features(tuple(samples), (), stored, tuple((0, i) for i in range(len(samples))))
+
+
+@pytest.mark.parametrize("preset", ["grad-plus", "grad-tiny"])
+def test_variants_have_no_scores(features, preset):
+    model = make_model(preset, features)
+    seen = Seen()
+    found = good_scores(model, with_variants_of(features, ["turn 90"]), SIDE, observers=[seen])
+    assert found == good_scores(model, features, SIDE)
+    assert seen.samples == list(features.samples)
+
+
+def test_a_variant_is_left_out_with_its_image(features):
+    """Scored by statistics that know neither, an image scores higher than by those that do."""
+    doubled = with_variants_of(features, ["turn 90"])
+    model = make_model("grad-plus", doubled)
+    seen = Seen()
+    found, _ = left_out_scores(model, doubled, SIDE, ["a", "b", "c"], observers=[seen])
+    known, _ = good_scores(model, doubled, SIDE)
+    assert {name: len(scores) for name, scores in found.items()} == {"a": 14, "b": 9, "c": 1}
+    assert sum(found["a"]) > sum(known["a"])
+    by_path = dict(zip((sample.path for sample in seen.samples), seen.scores, strict=True))
+    assert len(by_path) == len(features)
+    assert sorted(score for scores in found.values() for score in scores) == sorted(seen.scores)
 
 
 def test_classes_without_images_are_passed_over(features):

@@ -197,7 +197,8 @@ def _homes(features: Features, folds: Sequence[Sequence[int]]) -> dict[str, list
     home = {index: number for number, fold in enumerate(folds) for index in fold}
     homes: dict[str, list[int | None]] = {}
     for index, sample in enumerate(features.samples):
-        homes.setdefault(sample.class_name, []).append(home.get(index))
+        if sample.variant is None:
+            homes.setdefault(sample.class_name, []).append(home.get(index))
     return homes
 
 
