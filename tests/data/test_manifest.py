@@ -174,14 +174,6 @@ def test_a_manifest_that_is_found_stays_in_its_folder(root, tmp_path):
         ((), "no column image among none"),
     ],
 )
-def test_a_region_of_interest_is_no_image_of_a_table(tmp_path):
-    (tmp_path / "a").mkdir()
-    Image.new("L", (4, 4)).save(tmp_path / "a/roi.png")
-    (tmp_path / "manifest.csv").write_text("image\na/roi.png\n")
-    with pytest.raises(GradError, match="line 2, column image: a/roi.png is a region of interest"):
-        find_dataset(tmp_path)
-
-
 def test_lines_that_are_wrong(root, lines, words):
     with pytest.raises(GradError, match=words):
         find_dataset(write(root, *lines))
@@ -245,3 +237,11 @@ def test_other_class_problems_do_not_matter(root):
     assert find_dataset(path, ["bolt"]).classes == ("bolt",)
     with pytest.raises(GradError, match=r"Class nut in .* has no good training images"):
         find_dataset(path)
+
+
+def test_a_region_of_interest_is_no_image_of_a_table(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "a/roi.png")
+    (tmp_path / "manifest.csv").write_text("image\na/roi.png\n")
+    with pytest.raises(GradError, match=r"line 2, column image: a/roi.png is a region of interest"):
+        find_dataset(tmp_path)
