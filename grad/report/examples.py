@@ -26,6 +26,7 @@ CELL = 144  # pixels, longest side of a panel of the overview
 STRIP = 40  # pixels at most, the words below a heat map of that size
 COLUMNS = 8  # classes side by side in the overview
 GAP = 8
+_ODDEST = 6 * COLUMNS  # images of the sheet of the oddest
 PAPER, INK, FAINT = "#ffffff", "#1a1a1a", "#6b6b6b"
 OUTLINE = "#00c8ff"  # around the true defect
 
@@ -194,6 +195,35 @@ def overview(examples: Iterable[Example]) -> Image.Image:
         bar_at = margin + most * (CELL + GAP) + 4
         _scale_bar(page, (bar_at, top + head, 14, block_height - head - 2 * GAP))
     return page
+
+
+def contact_sheet(samples: Sequence[Sample]) -> Image.Image:
+    """Images side by side, in order, with class and file name below each."""
+    columns = max(1, min(COLUMNS, len(samples)))
+    lines = math.ceil(len(samples) / columns)
+    words = 36
+    size = (GAP + columns * (CELL + GAP), GAP + lines * (CELL + words + GAP))
+    page = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(page)
+    for place, sample in enumerate(samples):
+        line, column = divmod(place, columns)
+        left, top = GAP + column * (CELL + GAP), GAP + line * (CELL + words + GAP)
+        image, _ = _load(sample, CELL)
+        page.paste(image, (left + (CELL - image.width) // 2, top + (CELL - image.height) // 2))
+        for row, (text, ink) in enumerate(((sample.class_name, INK), (sample.path.name, FAINT))):
+            at = (left, top + CELL + 4 + 15 * row)
+            draw.text(at, _fit(draw, text, 12, CELL), ink, font(12))
+    return page
+
+
+def save_oddest(folder: Path, samples: Sequence[Sample]) -> None:
+    """Write ``oddest.png``, the training images that look least like the others; some of them.
+
+    Raises:
+        GradError: an image can't be read any more, or the file can't be written.
+    """
+    with replacing(folder / "oddest.png") as path:
+        contact_sheet(samples[:_ODDEST]).save(path, format="PNG", optimize=True)
 
 
 def save_examples(folder: Path, examples: Sequence[Example]) -> list[Path]:

@@ -23,13 +23,14 @@ from grad.features.backbone import Backbone, load_backbone
 from grad.features.features import Features
 from grad.features.split import split_training
 from grad.features.strays import find_strays
+from grad.report.examples import save_oddest
 from grad.report.results import Results
 from grad.system import distributed
 from grad.system.devices import deterministic, find_device
 from grad.system.errors import GradError, raise_once
 from grad.system.files import claimed
 from grad.system.progress import print_line
-from grad.system.run_folder import CONFIG, ODDEST, new_folder
+from grad.system.run_folder import CONFIG, EXAMPLES, ODDEST, new_folder
 from grad.train.about import describe_run, metrics_settings
 from grad.train.images import compute_features_of, find_images
 from grad.train.log import check_log, open_log
@@ -97,6 +98,8 @@ def _run(options: TrainOptions, device: torch.device, console: Console) -> Path:
             if not validation:  # which would be what thresholds are made from
                 listed = dict.fromkeys([*strays, *results.oddest()])
                 write_list(out / ODDEST, dataset.root, listed)
+                by_path = {sample.path.absolute(): sample for sample in dataset.train}
+                save_oddest(out / EXAMPLES, [by_path[path] for path in listed])
             results.write(out, settings, about, console, workers=plan.workers)
             log.results(out)
         print_line(f"Results are in {out}", None, console)

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from helpers.command import error_of
 from helpers.images import make_images
+from PIL import Image
 
 from grad.data.layouts import find_dataset
 from grad.data.leave_out import leave_out, write_list
@@ -38,6 +39,8 @@ def test_defects_among_the_good_images_are_listed_and_left_out(train, data, tmp_
     lines = [line for line in listed.read_text().splitlines() if not line.startswith("#")]
     assert len(lines) == 2 + 2, "a tenth of each class"
     assert {f"a/train/good/wrong{i}.png" for i in range(2)} <= set(lines)
+    with Image.open(tmp_path / "first/examples/oddest.png") as sheet:
+        assert sheet.size == (8 + 4 * 152, 8 + 144 + 36 + 8)
     edited = tmp_path / "bad.txt"
     edited.write_text("# looked at\n\n" + "\n".join(line for line in lines if "wrong" in line))
     assert train(tmp_path / "second", "--leave-out", edited) == 0
