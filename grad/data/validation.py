@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grad.data.images import image_suffixes
-from grad.data.samples import Sample
+from grad.data.samples import ROI_FILE, Sample
 from grad.system.errors import GradError
 
 # Where the good images of a class may lie below its folder; the first that has some counts.
@@ -66,6 +66,7 @@ def _images(folder: Path) -> list[Path]:
             for path in found
             if path.suffix.lower() in image_suffixes()
             and not path.name.startswith(".")
+            and path.name != ROI_FILE
             and path.is_file()
         ]
         if images:

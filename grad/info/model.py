@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from grad.data.roi import looked_at_share
 from grad.detector.checkpoint import ModelInfo, exemplar_shapes, load_calibration, model_files
 from grad.detector.exemplars import describe_exemplars
 from grad.score.thresholds import Calibration
@@ -30,11 +31,16 @@ def show_model(path: Path, console: Console) -> int:
         ]
         if info.augment:
             rows.append(("augmented by", ", ".join(info.augment)))
+        if info.rois:
+            shares = (f"{name} {looked_at_share(info.rois.get(name)):.0%}" for name in info.classes)
+            rows.append(("looked at", ", ".join(shares)))
+        if info.min_area > 1:
+            rows.append(("smallest region", f"{info.min_area} pixels"))
         kept = exemplar_shapes(file)
         if kept:
             rows.append(("to learn on", describe_exemplars(kept)))
         for name, value in rows:
-            console.print(f"{name:<15} {value}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"{name:<16} {value}", highlight=False, markup=False, soft_wrap=True)
         if calibration is not None:
             console.print(_thresholds(calibration))
         if info.updates:

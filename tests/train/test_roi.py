@@ -12,6 +12,7 @@ from PIL import Image
 from grad.check.__main__ import main as check
 from grad.detector.checkpoint import load_checkpoint
 from grad.evaluate.__main__ import main as evaluate
+from grad.info.__main__ import main as show_info
 from grad.train.__main__ import main as train
 
 COLUMNS = 40  # of 64 are looked at; defects lie at 16 to 31
@@ -57,6 +58,9 @@ def test_a_hand_outside_changes_nothing(folders, tmp_path, preset, capsys):
     assert scores(tmp_path / "plain") == scores(tmp_path / "hand")
     rois = load_checkpoint(tmp_path / "plain").info.rois
     assert set(rois) == {"a", "b"}
+    capsys.readouterr()
+    assert show_info([str(tmp_path / "plain")]) == 0
+    assert "a 62%, b 62%" in " ".join(capsys.readouterr().out.split())
     out = tmp_path / "evaluation"
     again = ["--data", str(folders / "hand"), "--cache", str(tmp_path / "cache")]
     assert evaluate([str(tmp_path / "plain"), *again, "--out", str(out), "--device", "cpu"]) == 0
