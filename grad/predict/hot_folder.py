@@ -116,7 +116,7 @@ class HotFolder:
         """
         image, result = self._targets(arrival, _verdict(row))
         with replacing(result) as temporary:
-            temporary.write_text(json.dumps(row | {_FILE: arrival.facts}) + "\n")
+            temporary.write_text(json.dumps(row | {_FILE: arrival.facts}) + "\n", encoding="utf-8")
         self._settle(arrival, image)
 
     def _look(self) -> list[Arrival]:

@@ -97,7 +97,7 @@ class FeedbackFolder:
             path = home / (known[0].name if known else f"{_stem(name)}-{digest}.{_suffix(data)}")
             told = {"name": name, "said": said, "answer": answer}
             with replacing(_beside(path)) as temporary:
-                temporary.write_text(json.dumps(told) + "\n")
+                temporary.write_text(json.dumps(told) + "\n", encoding="utf-8")
             if not known:
                 with replacing(path) as temporary:
                     temporary.write_bytes(data)

@@ -201,7 +201,9 @@ def _note_report(file: Path, *, learned: bool) -> None:
     """Let the report beside a model say whether it is of the model as it is."""
     metrics = file.with_name(METRICS)
     with suppress(GradError, OSError, ValueError):  # a damaged report has nothing to say
-        note_learned(file.with_name(REPORT), json.loads(metrics.read_text("utf-8")), learned)
+        note_learned(
+            file.with_name(REPORT), json.loads(metrics.read_text(encoding="utf-8")), learned
+        )
 
 
 def _describe_region(info: ModelInfo, roi: Roi | None) -> str:
