@@ -37,8 +37,15 @@ from grad.report.write import note_learned
 from grad.system.devices import find_device
 from grad.system.errors import GradError
 from grad.system.names import printable
+from grad.system.progress import print_line
 from grad.system.run_folder import METRICS, MODEL, PREVIOUS, REPORT, empty_folder
 from grad.train.update.options import UpdateOptions
+
+_UNSURE = (
+    "{}: a model without statistics trains on few images for this, and good images may be called "
+    "anomalous more often than before: judge it on others (`grad evaluate`, `grad predict`) before "
+    "it goes to work; --undo goes back."
+)
 
 
 def update(options: UpdateOptions, console: Console) -> Path:
@@ -99,7 +106,10 @@ def _learn(
         learned, missed = judge_defects(learned, work.features(defects, anomalous=True))
     if options.roi is not None:
         _say(_describe_region(learned.info, roi), console)
-    _show_update(learned.info.updates[-1], known, missed, console)
+    update = learned.info.updates[-1]
+    _show_update(update, known, missed, console)
+    if loaded.model.statistics is None and update.class_name in loaded.info.classes:
+        print_line(_UNSURE.format(update.class_name), "yellow", console)
     return learned
 
 
