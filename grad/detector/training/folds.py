@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -98,20 +99,11 @@ def raised_scores(
     """
     trained = [good_scores(model, part, image_size, observers=observers) for part in parts]
     folds = [_folds_of_all(part, groups) for part in parts]
-    copies: list[list[tuple[ByClass, ByClass]]] = []
-    count = max(map(len, folds))
-    for number in range(count):
-        without = copy.deepcopy(model)
-        fit(
-            without,
-            _without_fold(parts, folds, number),
-            goes_on,
-            seed=seed + number,
-            precision=precision,
-            console=console,
-            description=f"thresholds {number + 1}/{count}",
-        )
-        copies.append([good_scores(without, part, image_size) for part in parts])
+    seeds = itertools.count(seed)
+    copies = [
+        [good_scores(without, part, image_size) for part in parts]
+        for without in _copies_without(model, parts, folds, goes_on, seeds, precision, console)
+    ]
     return [
         _raised_part(trained[i], [of_copy[i] for of_copy in copies], _homes(part, folds[i]))
         for i, part in enumerate(parts)
@@ -141,17 +133,8 @@ def held_out_scores(
     """
     found = [_of_one_class(good_scores(trained, part, image_size)) for part in parts]
     folds = [_folds_of_all(part, groups) for part in parts]
-    count = max(map(len, folds))
-    for number in range(count):
-        without = copy.deepcopy(start)
-        fit(
-            without,
-            _without_fold(parts, folds, number),
-            schedule,
-            precision=precision,
-            console=console,
-            description=f"thresholds {number + 1}/{count}",
-        )
+    copies = _copies_without(start, parts, folds, schedule, itertools.repeat(0), precision, console)
+    for number, without in enumerate(copies):
         for part, of_part, known in zip(parts, folds, found, strict=True):
             left = of_part[number] if number < len(of_part) else []
             if left:
@@ -159,6 +142,31 @@ def held_out_scores(
                 for index, score, maximum in zip(left, *scored, strict=True):
                     known[0][index], known[1][index] = score, maximum
     return found
+
+
+def _copies_without(
+    start: GRAD,
+    parts: Sequence[Features],
+    folds: Sequence[Sequence[Sequence[int]]],
+    schedule: Schedule,
+    seeds: Iterable[int],
+    precision: Precision,
+    console: Console | None,
+) -> Iterator[GRAD]:
+    """Copies of a model, each trained on without one fold of the images, one after the other."""
+    count = max(map(len, folds))
+    for number, seed in zip(range(count), seeds, strict=False):
+        without = copy.deepcopy(start)
+        fit(
+            without,
+            _without_fold(parts, folds, number),
+            schedule,
+            seed=seed,
+            precision=precision,
+            console=console,
+            description=f"thresholds {number + 1}/{count}",
+        )
+        yield without
 
 
 def _of_one_class(found: tuple[ByClass, ByClass]) -> tuple[list[float], list[float]]:
