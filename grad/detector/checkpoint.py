@@ -70,6 +70,8 @@ class Update:
             and how many of them it finds.
         region: whether it got another region of interest, or none; where there are images too, the
             threshold was made from these alone.
+        unsure: whether false alarms may be more than before
+            (:data:`grad.detector.learning.UNSURE`).
     """
 
     time: str
@@ -83,6 +85,7 @@ class Update:
     defects: int = 0
     found: int = 0
     region: bool = False
+    unsure: bool = False
 
 
 @dataclass(frozen=True)

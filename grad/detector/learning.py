@@ -27,6 +27,12 @@ from grad.score.dataset import further_scores, good_scores, left_out_scores
 from grad.score.thresholds import Calibration
 from grad.system.errors import GradError
 
+UNSURE = (
+    "a model without statistics trains on few images for this, and good images may be called "
+    "anomalous more often than before: judge it on others (`grad evaluate`, `grad predict`) before "
+    "it goes to work; `grad update --undo` goes back."
+)
+
 
 @dataclass(frozen=True)
 class _Learned:
@@ -99,6 +105,7 @@ def learn(
         threshold_before=None if before is None else before.image,
         threshold_after=after.classes[name].image,
         region=anew,
+        unsure=loaded.model.statistics is None and before is not None,
     )
     classes = tuple(sorted({*info.classes, name}))
     info = replace(info, classes=classes, updates=(*info.updates, update))

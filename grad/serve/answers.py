@@ -178,6 +178,7 @@ class LearnedFeedback(BaseModel):
     found: int = Field(description="How many of those the model finds now.")
     time: str = Field(description="When, in UTC, ISO 8601.")
     model_version: str = Field(description="Of the model from now on.")
+    note: str | None = Field(description="Why to judge it on other images first, where that is so.")
 
 
 class SavedRegion(BaseModel):

@@ -9,6 +9,7 @@ from typing import TypeVar
 from fastapi import Request
 
 from grad.data.roi import looked_at_share, roi_of
+from grad.detector.learning import UNSURE
 from grad.detector.region import describe_thresholds
 from grad.serve import failures
 from grad.serve.answers import (
@@ -125,6 +126,7 @@ class Teaching:
             found=update.found,
             time=update.time,
             model_version=scorer.origin.version,
+            note=UNSURE if update.unsure else None,
         )
 
     async def move_threshold(self, class_name: str | None, image: float) -> MovedThreshold:

@@ -401,6 +401,7 @@ def test_the_model_learns_from_what_was_said(trained, client_of, tmp_path, monke
     stop.set()
     asking.join()
     assert len(learned["images"]) == 3 and learned["defects"] == 2
+    assert learned["note"] is None, "with statistics it is sure"
     assert {found for found, _ in scores} == {before.origin.version, version}
     after = load_checkpoint(run)
     assert after.info.updates[-1].images == tuple(learned["images"])

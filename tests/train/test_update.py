@@ -100,6 +100,7 @@ def test_false_alarms_that_were_given_back_are_fewer_later(data, run, update, tm
     assert f"a: learned from {count} images, {count} false alarms among them" in said
     unsure = load_checkpoint(run).model.statistics is None
     assert ("more often than before" in " ".join(said.split())) == unsure
+    assert load_checkpoint(run).info.updates[-1].unsure == unsure
     excess = [
         np.mean(
             [result.score / result.threshold for result in detector.stream(new, class_name="a")]

@@ -304,9 +304,10 @@ function learn() {
       `threshold ${digits(found.threshold_after)}${before}`,
     ];
     if (found.defects) parts.push(`${found.found} of ${found.defects} defects found`);
+    if (found.note) parts.push(found.note);
     thresholds.move(selectedClass(), 1);
     await connect();
-    $("learned").textContent = parts.join("; ") + ".";
+    $("learned").textContent = parts.join("; ").replace(/\.?$/, ".");
   });
 }
 

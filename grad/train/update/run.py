@@ -25,6 +25,7 @@ from grad.detector.checkpoint import (
 )
 from grad.detector.features import features_for
 from grad.detector.learning import (
+    UNSURE,
     check_can_learn,
     judge_defects,
     learn,
@@ -40,12 +41,6 @@ from grad.system.names import printable
 from grad.system.progress import print_line
 from grad.system.run_folder import METRICS, MODEL, PREVIOUS, REPORT, empty_folder
 from grad.train.update.options import UpdateOptions
-
-_UNSURE = (
-    "{}: a model without statistics trains on few images for this, and good images may be called "
-    "anomalous more often than before: judge it on others (`grad evaluate`, `grad predict`) before "
-    "it goes to work; --undo goes back."
-)
 
 
 def update(options: UpdateOptions, console: Console) -> Path:
@@ -108,8 +103,8 @@ def _learn(
         _say(_describe_region(learned.info, roi), console)
     update = learned.info.updates[-1]
     _show_update(update, known, missed, console)
-    if loaded.model.statistics is None and update.class_name in loaded.info.classes:
-        print_line(_UNSURE.format(update.class_name), "yellow", console)
+    if update.unsure:
+        print_line(f"{update.class_name}: {UNSURE}", "yellow", console)
     return learned
 
 
